@@ -1,0 +1,1 @@
+//! What the agent, the aggregator and the kernel programs share.

@@ -1,0 +1,1 @@
+//! Header parsing and TCP state of the kernel programs, testable on the host.

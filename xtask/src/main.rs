@@ -1,0 +1,49 @@
+//! The only build tool: one module a subcommand. `cargo xtask help` lists them.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod build_ebpf;
+mod demo;
+mod setup;
+mod test;
+mod tidy;
+
+/// Builds, shows, tests and measures the flow observer.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need; prints the commands instead where rights are missing.
+    Setup(setup::Options),
+    /// Build the kernel programs.
+    BuildEbpf(build_ebpf::Options),
+    /// Build everything in release mode.
+    Build(build_ebpf::Options),
+    /// Start the lab, show its flows live and end with the accounting report.
+    Demo(demo::Options),
+    /// Run every check there is and end with a summary.
+    Test(test::Options),
+    /// Measure speed and memory, as ratios of one run.
+    Bench(bench::Options),
+    /// Check the architecture's invariants.
+    Tidy,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Setup(options) => setup::run(&options),
+        Command::BuildEbpf(options) => build_ebpf::run(&options),
+        Command::Build(options) => build_ebpf::build(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Tidy => tidy::run(),
+    }
+}
