@@ -1,5 +1,7 @@
 //! The only build tool: one module a subcommand. `cargo xtask help` lists them.
 
+#![expect(clippy::print_stdout, reason = "a command's output is its purpose")]
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -7,6 +9,7 @@ mod bench;
 mod build_ebpf;
 mod demo;
 mod setup;
+mod shell;
 mod test;
 mod tidy;
 

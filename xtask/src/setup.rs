@@ -1,12 +1,222 @@
-//! `cargo xtask setup`.
+//! `cargo xtask setup`: what building, the lab and the tests need of the machine. Installs only what is missing, so it can run before every
+//! command that needs it. It never touches what the distribution does not package, but for bpf-linker, which is built into `target/tools`.
 
-use anyhow::Result;
+use crate::shell::{self, Rights};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// bpf-linker reads the bitcode that rustc writes, so its LLVM must be at least rustc's: newest first.
+const LLVM_VERSIONS: [u32; 2] = [23, 22];
+const BPF_LINKER: &str = "0.13.0";
 
 /// What `setup` takes.
 #[derive(clap::Args)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    /// Only say what is missing; exit status 1 if something is.
+    #[arg(long)]
+    check: bool,
+}
 
-/// Runs it.
-pub(crate) fn run(_options: &Options) -> Result<()> {
+/// What a command needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The kernel programs' toolchain.
+    Build,
+    /// Namespaces, Services and traffic.
+    Lab,
+    /// Foreign collectors and captures.
+    Interop,
+}
+
+impl Need {
+    /// Debian's and Ubuntu's names: the program that shows that the package is there, and the package.
+    fn packages(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Need::Build => &[("cc", "gcc"), ("make", "make"), ("git", "git")],
+            Need::Lab => {
+                &[("ip", "iproute2"), ("nft", "nftables"), ("conntrack", "conntrack"), ("ping", "iputils-ping")]
+            }
+            Need::Interop => &[("tshark", "tshark"), ("nfcapd", "nfdump")],
+        }
+    }
+}
+
+/// Installs everything that any of the commands needs.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let needs = [Need::Build, Need::Lab, Need::Interop];
+    if !options.check {
+        ensure(&needs)?;
+        println!("setup: everything is there");
+        return Ok(());
+    }
+    let missing = missing(&needs)?;
+    if missing.is_empty() {
+        println!("setup: everything is there");
+        return Ok(());
+    }
+    bail!("missing: {}; run `cargo xtask setup`", missing.names().join(", "))
+}
+
+/// Installs what `needs` lack, with a line for each thing.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let missing = missing(needs)?;
+    if !missing.packages.is_empty() {
+        install_packages(&missing.packages)?;
+    }
+    if missing.rust_src {
+        println!("setup: installing the component rust-src of the pinned toolchain");
+        shell::run(shell::command("rustup").args(["component", "add", "rust-src"])).context(
+            "rust-src is needed to build `core` for the kernel side; with a toolchain that is not rustup's install its source package",
+        )?;
+    }
+    if missing.bpf_linker {
+        build_bpf_linker()?;
+    }
     Ok(())
+}
+
+/// The folder of tools that setup built; commands put it first on their PATH.
+pub(crate) fn tools() -> PathBuf {
+    shell::root().join("target/tools/bin")
+}
+
+struct Missing {
+    packages: Vec<String>,
+    rust_src: bool,
+    bpf_linker: bool,
+}
+
+impl Missing {
+    fn is_empty(&self) -> bool {
+        self.names().is_empty()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.packages.iter().map(String::as_str).collect();
+        names.extend(self.rust_src.then_some("rust-src"));
+        names.extend(self.bpf_linker.then_some("bpf-linker"));
+        names
+    }
+}
+
+fn missing(needs: &[Need]) -> Result<Missing> {
+    let programs = needs.iter().flat_map(|need| need.packages());
+    let mut packages: Vec<String> = programs
+        .filter(|(program, _)| shell::which(program).is_none())
+        .map(|(_, package)| (*package).to_owned())
+        .collect();
+    let build = needs.contains(&Need::Build);
+    let bpf_linker = build && !tools().join("bpf-linker").is_file();
+    if bpf_linker {
+        packages.extend(missing_llvm()?);
+    }
+    Ok(Missing { packages, rust_src: build && !rust_src()?, bpf_linker })
+}
+
+/// The libraries bpf-linker is built against. An LLVM of the user's own (`LLVM_PREFIX`) needs none of them.
+fn missing_llvm() -> Result<Vec<String>> {
+    if std::env::var_os("LLVM_PREFIX").is_some() {
+        return Ok(Vec::new());
+    }
+    let version = match llvm_installed() {
+        Some(version) => version,
+        None => llvm_offered()?,
+    };
+    let names =
+        [format!("llvm-{version}-dev"), format!("libpolly-{version}-dev"), "libzstd-dev".into(), "zlib1g-dev".into()];
+    Ok(names.into_iter().filter(|name| !installed(name)).collect())
+}
+
+fn llvm_installed() -> Option<u32> {
+    LLVM_VERSIONS.into_iter().find(|version| llvm_folder(*version).join("bin/llvm-config").exists())
+}
+
+fn llvm_folder(version: u32) -> PathBuf {
+    PathBuf::from(format!("/usr/lib/llvm-{version}"))
+}
+
+/// The newest LLVM that the machine's package lists offer; the lists are fetched once if they know of none.
+fn llvm_offered() -> Result<u32> {
+    let offered = || LLVM_VERSIONS.into_iter().find(|version| candidate(&format!("llvm-{version}-dev")));
+    if let Some(version) = offered() {
+        return Ok(version);
+    }
+    if shell::which("apt-get").is_some() && shell::rights() != Rights::None {
+        refresh_lists()?;
+    }
+    offered().with_context(|| {
+        format!(
+            "bpf-linker needs LLVM {} or newer (rustc's own), and this system's package lists offer none: add a package source that has \
+             llvm-{}-dev, or set LLVM_PREFIX to the folder of such an LLVM",
+            LLVM_VERSIONS[1], LLVM_VERSIONS[1]
+        )
+    })
+}
+
+fn installed(package: &str) -> bool {
+    shell::output(Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", package])).as_deref()
+        == Some("installed")
+}
+
+fn candidate(package: &str) -> bool {
+    let policy = shell::output(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
+    policy.lines().any(|line| line.trim_start().starts_with("Candidate:") && !line.contains("(none)"))
+}
+
+fn refresh_lists() -> Result<()> {
+    println!("setup: fetching the package lists");
+    shell::run(shell::privileged("apt-get")?.args(["update", "-qq"]))
+}
+
+fn install_packages(packages: &[String]) -> Result<()> {
+    let list = packages.join(" ");
+    if shell::which("apt-get").is_none() {
+        bail!("missing: {list}; this is no Debian or Ubuntu, so install what they are called here");
+    }
+    if shell::rights() == Rights::None {
+        bail!("missing: {list}; as root run\n    apt-get update && apt-get install --no-install-recommends -y {list}");
+    }
+    println!("setup: installing {list}");
+    refresh_lists()?;
+    // tshark asks whether users may capture: no.
+    let mut apt = shell::privileged("env")?;
+    apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y", "--no-install-recommends"]);
+    shell::run(apt.args(packages))
+}
+
+fn rust_src() -> Result<bool> {
+    let sysroot = shell::output(shell::command("rustc").args(["--print", "sysroot"]))
+        .context("no rustc on the PATH: install Rust by rustup, which reads rust-toolchain.toml")?;
+    Ok(Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists())
+}
+
+fn build_bpf_linker() -> Result<()> {
+    let (version, prefix) = match std::env::var_os("LLVM_PREFIX") {
+        Some(prefix) => (prefix_version(Path::new(&prefix))?, PathBuf::from(prefix)),
+        None => {
+            let version = llvm_installed().context("the LLVM packages are there, but no llvm-config of theirs is")?;
+            (version, llvm_folder(version))
+        }
+    };
+    println!("setup: building bpf-linker {BPF_LINKER} against LLVM {version} (about a minute)");
+    let mut install = shell::cargo();
+    install.args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER, "--no-default-features"]);
+    install.args(["--features", &format!("llvm-{version}"), "--root", "target/tools"]);
+    shell::run(install.env("LLVM_PREFIX", prefix))
+}
+
+fn prefix_version(prefix: &Path) -> Result<u32> {
+    let config = prefix.join("bin/llvm-config");
+    let text = shell::output(Command::new(&config).arg("--version"))
+        .with_context(|| format!("LLVM_PREFIX: {} does not run", config.display()))?;
+    let version = text.split('.').next().and_then(|major| major.parse().ok());
+    version.filter(|version| LLVM_VERSIONS.contains(version)).with_context(|| {
+        format!(
+            "LLVM_PREFIX: {} is LLVM {text}; bpf-linker {BPF_LINKER} wants {} or {}",
+            prefix.display(),
+            LLVM_VERSIONS[1],
+            LLVM_VERSIONS[0]
+        )
+    })
 }
