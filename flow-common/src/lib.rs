@@ -1,1 +1,4 @@
 //! What the agent, the aggregator and the kernel programs share.
+
+#[cfg(not(target_arch = "bpf"))]
+pub mod config;
