@@ -2,3 +2,7 @@
 
 #[cfg(not(target_arch = "bpf"))]
 pub mod config;
+#[cfg(not(target_arch = "bpf"))]
+pub mod daemon;
+#[cfg(not(target_arch = "bpf"))]
+pub mod net;

@@ -1,0 +1,128 @@
+//! What a long-running program needs around its work: logging, an orderly end, and an HTTP port for operators.
+//!
+//! Takes settings; gives a [`Shutdown`] that tasks wait for and a served [`Admin`] port. It decides nothing about the
+//! program's work: what is ready, and which metrics there are, it is told.
+
+mod admin;
+
+pub use admin::{Admin, AdminError, Condition, Readiness};
+
+use std::io;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing_subscriber::EnvFilter;
+
+/// The exit status after a second signal, as shells report a process that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Why logging cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level is none.
+    #[error("\"{level}\" is no log level: write error, warn, info, debug or trace")]
+    Level {
+        /// As written.
+        level: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Logging was set up before.
+    #[error("logging is set up already")]
+    Twice(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// Logs to standard error from the given level on ("info", or per module as `RUST_LOG` has it). The environment
+/// variable `RUST_LOG`, where set, wins over the configuration.
+pub fn log(level: &str) -> Result<(), LogError> {
+    use tracing_subscriber::util::SubscriberInitExt;
+    let level = std::env::var("RUST_LOG").ok().filter(|value| !value.is_empty()).unwrap_or_else(|| level.to_owned());
+    let filter = EnvFilter::try_new(&level).map_err(|source| LogError::Level { level, source })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .finish()
+        .try_init()
+        .map_err(LogError::Twice)
+}
+
+/// Tells every holder of a clone that the program shall end.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+/// Requests the end; dropped, it requests it too.
+#[derive(Debug)]
+pub struct ShutdownTrigger(watch::Sender<bool>);
+
+impl Shutdown {
+    /// The end is requested by the returned trigger.
+    pub fn new() -> (ShutdownTrigger, Shutdown) {
+        let (trigger, shutdown) = watch::channel(false);
+        (ShutdownTrigger(trigger), Shutdown(shutdown))
+    }
+
+    /// The end is requested by SIGINT or SIGTERM. A second signal ends the process at once, with nothing flushed.
+    pub fn on_signals() -> io::Result<Shutdown> {
+        let (trigger, shutdown) = Shutdown::new();
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::spawn(async move {
+            let mut next = async || {
+                tokio::select! {
+                    _ = interrupt.recv() => "SIGINT",
+                    _ = terminate.recv() => "SIGTERM",
+                }
+            };
+            let name = next().await;
+            tracing::info!("{name}: ending; once more ends at once");
+            trigger.request();
+            next().await;
+            std::process::exit(INTERRUPTED);
+        });
+        Ok(shutdown)
+    }
+
+    /// Waits for the request. Cancel-safe.
+    pub async fn requested(&mut self) {
+        // An error means that the trigger is gone, which is a request as well.
+        let _ = self.0.wait_for(|requested| *requested).await;
+    }
+
+    /// Whether the end was requested.
+    pub fn is_requested(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+}
+
+impl ShutdownTrigger {
+    /// Requests the end.
+    pub fn request(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_holder_hears_of_the_end() {
+        let (trigger, mut first) = Shutdown::new();
+        let mut second = first.clone();
+        assert!(!first.is_requested());
+        trigger.request();
+        first.requested().await;
+        second.requested().await;
+        assert!(first.is_requested() && second.is_requested());
+    }
+
+    #[tokio::test]
+    async fn a_lost_trigger_is_a_request() {
+        let (trigger, mut shutdown) = Shutdown::new();
+        drop(trigger);
+        shutdown.requested().await;
+        assert!(shutdown.is_requested());
+    }
+}
