@@ -1,8 +1,18 @@
 //! What the agent, the aggregator and the kernel programs share.
 
 #[cfg(not(target_arch = "bpf"))]
+pub mod cidr;
+#[cfg(not(target_arch = "bpf"))]
 pub mod config;
 #[cfg(not(target_arch = "bpf"))]
 pub mod daemon;
 #[cfg(not(target_arch = "bpf"))]
+pub mod expiry;
+#[cfg(not(target_arch = "bpf"))]
+pub mod filter;
+#[cfg(not(target_arch = "bpf"))]
+pub mod k8s;
+#[cfg(not(target_arch = "bpf"))]
 pub mod net;
+#[cfg(not(target_arch = "bpf"))]
+pub mod time;
