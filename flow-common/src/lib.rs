@@ -1,5 +1,7 @@
 //! What the agent, the aggregator and the kernel programs share.
+#![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod abi;
 #[cfg(not(target_arch = "bpf"))]
 pub mod cidr;
 #[cfg(not(target_arch = "bpf"))]

@@ -1,0 +1,250 @@
+//! The kernel side as the agent sees it: loads and attaches the programs, reads rings and maps.
+//!
+//! Takes link events and map contents, gives [`abi::Event`]s, sweeps and counters as plain values. Every call is synchronous
+//! and short. Joins, names and exports nothing: that is the table's and the enricher's part.
+
+use flow_common::abi::{Event, Flow, HookCounters, Key4, Key6};
+
+/// What [`Kernel::load`] needs to know.
+#[derive(Clone, Debug)]
+pub struct KernelConfig {
+    /// Entries of the IPv4 and of the IPv6 flow map each.
+    pub max_flows: u32,
+    /// Interfaces that can be attached at one time.
+    pub max_interfaces: u32,
+    /// Bytes of the rings `events` and `ends` each; rounded up to a power of two.
+    pub ring_bytes: u32,
+    /// Globs of interface names that are Pods' own ends; `!glob` excludes.
+    pub pods: Vec<String>,
+    /// Globs of interface names that are uplinks, whatever they look like; wins over `pods`. `!glob` excludes.
+    pub uplinks: Vec<String>,
+}
+
+/// What a load failed at: a sentence with a remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The agent was built before the kernel programs.
+    #[error("this agent was built without its kernel programs: run `cargo xtask build`")]
+    NoObject,
+}
+
+/// A map or program call that the kernel refused while running.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} of {map}: {source}")]
+pub struct MapError {
+    /// The bpf() command.
+    pub call: &'static str,
+    /// The map.
+    pub map: &'static str,
+    /// What the kernel said.
+    pub source: std::io::Error,
+}
+
+/// What the rings held, in order. Reused: [`Kernel::poll_events`] clears it first.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// New flows and generations.
+    pub started: Vec<Event>,
+    /// Closed connections, each after its beginning was in `started` (unless that event was lost).
+    pub ended: Vec<Event>,
+}
+
+/// A part of a sweep; keys and flows go in step. Reused: [`Kernel::sweep`] clears it first.
+#[derive(Debug, Default)]
+pub struct Slice {
+    /// IPv4 keys.
+    pub keys4: Vec<Key4>,
+    /// The flows of `keys4`.
+    pub flows4: Vec<Flow>,
+    /// IPv6 keys.
+    pub keys6: Vec<Key6>,
+    /// The flows of `keys6`.
+    pub flows6: Vec<Flow>,
+}
+
+/// Where a sweep stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SweepProgress {
+    /// There is more in this round.
+    More,
+    /// Every entry that lived through the round has been given once; the next call begins another.
+    RoundComplete,
+}
+
+/// What a deletion did.
+#[derive(Debug, Default)]
+pub struct Deleted {
+    /// Entries that are gone.
+    pub removed: usize,
+    /// Entries that had a packet within the last 2 s and therefore stay, as they are now: to be fed like a sweep's.
+    pub kept: Slice,
+    /// Packets that came between the last look at an entry and its deletion.
+    pub late_packets: u64,
+    /// Their layer-3 bytes.
+    pub late_bytes: u64,
+}
+
+/// Turns the kernel's clocks into nanoseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    jiffies: u32,
+    jiffy_ns: u64,
+    monotonic_ns: u64,
+    wall_ns: u64,
+}
+
+impl Clock {
+    /// Of a [`flow_common::abi::Direction::last`].
+    pub fn jiffies_to_wall_ns(&self, jiffies: u32) -> u64 {
+        let since = i64::from(jiffies.wrapping_sub(self.jiffies).cast_signed()) * self.jiffy_ns.cast_signed();
+        self.wall_ns.saturating_add_signed(since)
+    }
+
+    /// Of a [`Flow::first_ns`].
+    pub fn monotonic_to_wall_ns(&self, monotonic_ns: u64) -> u64 {
+        self.wall_ns.saturating_add_signed(monotonic_ns.wrapping_sub(self.monotonic_ns).cast_signed())
+    }
+}
+
+/// What an interface is to its Node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A Pod's own end: whatever passes belongs to that Pod.
+    Pod,
+    /// A way to other Nodes and the world.
+    Uplink,
+}
+
+/// How a hook is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// A TCX link at the head of the chain.
+    Tcx,
+    /// A filter of a clsact qdisc, below kernel 6.6.
+    Clsact,
+}
+
+/// An interface's own counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received, link-layer header included.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent, link-layer header included.
+    pub tx_bytes: u64,
+}
+
+/// One interface, attached or not.
+#[derive(Clone, Debug)]
+pub struct InterfaceReport {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// What it is to the Node.
+    pub role: Role,
+    /// How it is attached, or why not.
+    pub attachment: Result<Attachment, String>,
+    /// The interface's own counters now.
+    pub link: LinkCounters,
+    /// The interface's own counters at the attach: what it carried before is `before_attach`.
+    pub link_base: LinkCounters,
+    /// What the programs saw: ingress, egress. `annotated` is without what was moved to `takeover`.
+    pub hooks: [HookCounters; 2],
+}
+
+/// Fill of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapFill {
+    /// The map's name.
+    pub name: &'static str,
+    /// Entries (rings: bytes) in use.
+    pub used: u64,
+    /// Entries (rings: bytes) there is room for.
+    pub capacity: u64,
+}
+
+/// Run time of one program from the kernel's BPF statistics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunStatistics {
+    /// The program's name.
+    pub program: String,
+    /// Runs since the statistics were on.
+    pub runs: u64,
+    /// Nanoseconds of all of them.
+    pub run_ns: u64,
+}
+
+/// The loaded programs and their maps. Dropping it detaches everything.
+#[derive(Debug)]
+pub struct Kernel {
+    clock: Clock,
+}
+
+impl Kernel {
+    /// Loads the programs and attaches them to every interface that is there.
+    pub fn load(_config: &KernelConfig) -> Result<Self, LoadError> {
+        Err(LoadError::NoObject)
+    }
+
+    /// Follows link events: attaches what came, forgets what went, moves back to the head of a changed chain. Never
+    /// blocks; to be called every 100 ms. True if the list of [`Kernel::interfaces`] changed.
+    pub fn refresh(&mut self) -> bool {
+        false
+    }
+
+    /// Drains both rings.
+    pub fn poll_events(&mut self, events: &mut Events) {
+        events.started.clear();
+        events.ended.clear();
+    }
+
+    /// Reads up to about `max` more entries of the flow maps.
+    pub fn sweep(&mut self, _max: usize, _slice: &mut Slice) -> Result<SweepProgress, MapError> {
+        Ok(SweepProgress::RoundComplete)
+    }
+
+    /// One IPv4 flow as it is now.
+    pub fn lookup4(&self, _key: &Key4) -> Result<Option<Flow>, MapError> {
+        Ok(None)
+    }
+
+    /// One IPv6 flow as it is now.
+    pub fn lookup6(&self, _key: &Key6) -> Result<Option<Flow>, MapError> {
+        Ok(None)
+    }
+
+    /// Deletes entries that have been quiet for 2 s; the others stay and are given back.
+    pub fn delete(&mut self, _keys4: &[Key4], _keys6: &[Key6], deleted: &mut Deleted) -> Result<(), MapError> {
+        *deleted = Deleted::default();
+        Ok(())
+    }
+
+    /// Every interface that a pattern names.
+    pub fn interfaces(&mut self) -> Vec<InterfaceReport> {
+        Vec::new()
+    }
+
+    /// Packets and layer-3 bytes that were no IP, by ethertype.
+    pub fn ethertypes(&self) -> Vec<(u16, flow_common::abi::Count)> {
+        Vec::new()
+    }
+
+    /// The clocks as they stand to each other now.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Fill of every map and ring. The flow maps' fill is that of the last whole sweep.
+    pub fn maps(&self) -> Vec<MapFill> {
+        Vec::new()
+    }
+
+    /// Run times per program; empty unless the kernel's BPF statistics are on or this process may turn them on.
+    pub fn run_statistics(&self) -> Vec<RunStatistics> {
+        Vec::new()
+    }
+}
