@@ -100,6 +100,11 @@ impl Document {
         self.entries.iter().any(|entry| entry.path == path)
     }
 
+    /// Whether the value of this key was found unfit.
+    pub fn is_refused(&self, path: &str) -> bool {
+        self.problems.iter().any(|problem| problem.key == path)
+    }
+
     /// The value of this key cannot be used.
     pub fn refuse(&mut self, path: &str, unfit: Unfit) {
         let problem = self.problem(path, Wrong::Unfit(unfit));

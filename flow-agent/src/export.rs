@@ -1,0 +1,3 @@
+//! Export of records to the collector.
+
+pub mod spool;
