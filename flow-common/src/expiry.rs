@@ -142,6 +142,8 @@ mod tests {
 
     use super::*;
 
+    const NOTHING: [u32; 0] = [];
+
     fn fire(ring: &mut Expiry, now: u32) -> Vec<u32> {
         let mut fired = Vec::new();
         assert!(!ring.fire(now, usize::MAX, &mut fired));
@@ -153,9 +155,9 @@ mod tests {
     fn a_slot_fires_once_in_its_second() {
         let mut ring = Expiry::new(100, 60);
         ring.schedule(7, 105);
-        assert_eq!(fire(&mut ring, 104), []);
+        assert_eq!(fire(&mut ring, 104), NOTHING);
         assert_eq!(fire(&mut ring, 105), [7]);
-        assert_eq!(fire(&mut ring, 400), []);
+        assert_eq!(fire(&mut ring, 400), NOTHING);
         assert!(ring.is_empty());
     }
 
@@ -166,7 +168,7 @@ mod tests {
         ring.schedule(1, 110);
         ring.schedule(1, 130);
         assert_eq!(fire(&mut ring, 110), [1]);
-        assert_eq!(fire(&mut ring, 200), []);
+        assert_eq!(fire(&mut ring, 200), NOTHING);
     }
 
     #[test]
@@ -176,7 +178,7 @@ mod tests {
         ring.cancel(1);
         ring.schedule(1, 120);
         assert_eq!(ring.len(), 1);
-        assert_eq!(fire(&mut ring, 119), []);
+        assert_eq!(fire(&mut ring, 119), NOTHING);
         assert_eq!(fire(&mut ring, 120), [1]);
     }
 
@@ -205,10 +207,10 @@ mod tests {
     #[test]
     fn a_clock_set_back_delays_nothing() {
         let mut ring = Expiry::new(1_000_000, 60);
-        assert_eq!(fire(&mut ring, 1_000_010), []);
+        assert_eq!(fire(&mut ring, 1_000_010), NOTHING);
         ring.schedule(1, 1_000_015);
-        assert_eq!(fire(&mut ring, 5_000), []);
-        assert_eq!(fire(&mut ring, 5_004), []);
+        assert_eq!(fire(&mut ring, 5_000), NOTHING);
+        assert_eq!(fire(&mut ring, 5_004), NOTHING);
         assert_eq!(fire(&mut ring, 5_005), [1]);
     }
 
@@ -263,7 +265,7 @@ mod tests {
             for now in clock {
                 fire(&mut ring, now);
                 ring.schedule(1, now + 2);
-                prop_assert_eq!(fire(&mut ring, now + 1), []);
+                prop_assert_eq!(fire(&mut ring, now + 1), NOTHING);
                 prop_assert_eq!(fire(&mut ring, now + 2), [1]);
             }
         }

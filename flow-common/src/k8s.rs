@@ -3,9 +3,11 @@
 //! Takes reduced objects (from the folder of manifests, or from a watch of the API server) and the time of each change; answers look-ups
 //! without I/O, a clock or a lock. Evaluates no policies, resolves no names.
 
+mod claims;
 pub mod folder;
 mod index;
 mod object;
+mod tenure;
 
 pub use folder::{Folder, FolderError, Look};
 pub use index::{Index, ServicePort, Statistics};

@@ -151,7 +151,7 @@ pub struct Service {
     pub cluster_addresses: Vec<IpAddr>,
     /// `spec.externalIPs`.
     pub external_addresses: Vec<IpAddr>,
-    /// The addresses of its load balancer that nodes accept for it.
+    /// The addresses of its load balancer.
     pub load_balancer_addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<Port>,
@@ -187,11 +187,10 @@ pub struct Port {
 }
 
 /// The protocols that Services and containers know. The value is the IP protocol number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum TransportProtocol {
     /// TCP.
-    #[default]
     Tcp = 6,
     /// UDP.
     Udp = 17,
@@ -212,6 +211,11 @@ pub struct EndpointSlice {
     pub addresses: Vec<IpAddr>,
     /// The ports at those addresses: the Service port's name, protocol and number.
     pub ports: Vec<NamedPort>,
+}
+
+impl Kind {
+    /// All of them; `kind as usize` is its place here.
+    pub const ALL: [Self; 5] = [Self::Pod, Self::Namespace, Self::Node, Self::Service, Self::EndpointSlice];
 }
 
 impl Object {
