@@ -1,6 +1,9 @@
 //! The agent, one per Node: joins what the kernel counts into connections, names them and exports IPFIX.
 
+pub mod cli;
 pub mod config;
 pub mod conntrack;
+pub mod doctor;
 pub mod export;
 pub mod kernel;
+pub mod metrics;

@@ -1,0 +1,229 @@
+//! The agent's Prometheus metrics: [`Facts`] under stable names.
+//!
+//! Takes the facts as the stages publish them, gives a registry for the admin port. Counts nothing itself, so that metrics,
+//! `doctor` and accounting records cannot disagree.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::doctor::{Facts, Interface, Tally};
+
+/// A registry that shows the latest facts.
+pub fn registry(facts: watch::Receiver<Arc<Facts>>) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Latest(facts)));
+    registry
+}
+
+#[derive(Debug)]
+struct Latest(watch::Receiver<Arc<Facts>>);
+
+/// One value with its labels.
+type Sample = (Vec<(&'static str, String)>, u64);
+
+/// One metric.
+struct Metric {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    samples: fn(&Facts) -> Vec<Sample>,
+}
+
+/// The names of the specification are gauges here: a counter's would end in `_total`.
+const METRICS: &[Metric] = &[
+    gauge("antrea_agent_conntrack_total_connection_count", "Connections the Node's connection tracking has", |facts| {
+        one(facts.conntrack.entries)
+    }),
+    gauge("antrea_agent_conntrack_antrea_connection_count", "Tracked connections in the agent's table", |facts| {
+        one(facts.flows.tracked)
+    }),
+    gauge("antrea_agent_denied_connection_count", "Denied connections in the agent's table", |facts| {
+        one(facts.flows.denied)
+    }),
+    gauge("antrea_agent_conntrack_max_connection_count", "Connections the Node can track", |facts| {
+        one(facts.conntrack.capacity)
+    }),
+    gauge("antrea_agent_flow_collector_reconnection_count", "Successful connects to the collector", |facts| {
+        one(facts.export.connects)
+    }),
+    counter("flow_agent_seen_packets", "Packets the kernel programs saw", |facts| {
+        by_interface(facts, |interface| interface.seen.packets)
+    }),
+    counter("flow_agent_seen_bytes", "Layer-3 bytes the kernel programs saw", |facts| {
+        by_interface(facts, |interface| interface.seen.bytes)
+    }),
+    counter("flow_agent_accounted_packets", "Packets in records that were handed to export", |facts| {
+        by_interface(facts, |interface| interface.accounted.packets)
+    }),
+    counter("flow_agent_accounted_bytes", "Layer-3 bytes in records that were handed to export", |facts| {
+        by_interface(facts, |interface| interface.accounted.bytes)
+    }),
+    counter(
+        "flow_agent_annotated_packets",
+        "Packets that another point or another translation's entry accounts for",
+        |facts| by_interface(facts, |interface| interface.annotated.packets),
+    ),
+    counter(
+        "flow_agent_annotated_bytes",
+        "Layer-3 bytes that another point or another translation's entry accounts for",
+        |facts| by_interface(facts, |interface| interface.annotated.bytes),
+    ),
+    gauge("flow_agent_waiting_packets", "Packets that are counted and not yet in a record", |facts| {
+        by_interface(facts, |interface| interface.waiting.packets)
+    }),
+    counter("flow_agent_lost_packets", "Packets in no record, by reason", |facts| {
+        by_reason(facts, |tally| tally.packets)
+    }),
+    counter("flow_agent_lost_bytes", "Layer-3 bytes in no record, by reason", |facts| {
+        by_reason(facts, |tally| tally.bytes)
+    }),
+    gauge("flow_agent_attached", "Whether an interface is attached", |facts| {
+        let attached = |interface: &Interface| u64::from(interface.attached.is_some());
+        facts
+            .interfaces
+            .iter()
+            .map(|interface| (vec![("interface", interface.name.clone())], attached(interface)))
+            .collect()
+    }),
+    counter("flow_agent_events_lost", "Events of begun and ended flows that found a ring full", |facts| {
+        facts
+            .interfaces
+            .iter()
+            .flat_map(|interface| {
+                ["begun", "ended"].into_iter().zip(interface.events_lost).map(|(event, lost)| {
+                    (vec![("interface", interface.name.clone()), ("event", event.to_owned())], lost)
+                })
+            })
+            .collect()
+    }),
+    gauge("flow_agent_map_used", "Entries in use; of rings bytes", |facts| {
+        facts.maps.iter().map(|fill| (vec![("map", fill.name.clone())], fill.used)).collect()
+    }),
+    gauge("flow_agent_map_capacity", "Entries there is room for; of rings bytes", |facts| {
+        facts.maps.iter().map(|fill| (vec![("map", fill.name.clone())], fill.capacity)).collect()
+    }),
+    counter(
+        "flow_agent_program_runs",
+        "Runs of the kernel programs, while the kernel's BPF statistics are on",
+        |facts| facts.programs.iter().map(|program| (vec![("program", program.name.clone())], program.runs)).collect(),
+    ),
+    counter(
+        "flow_agent_program_nanoseconds",
+        "Run time of the kernel programs, while the kernel's BPF statistics are on",
+        |facts| {
+            facts.programs.iter().map(|program| (vec![("program", program.name.clone())], program.run_ns)).collect()
+        },
+    ),
+    gauge("flow_agent_flows", "Live flows", |facts| one(facts.flows.live)),
+    gauge("flow_agent_flows_capacity", "Flows there is room for", |facts| one(facts.flows.capacity)),
+    counter("flow_agent_flows_begun", "Flows begun", |facts| one(facts.flows.begun)),
+    counter("flow_agent_flows_evicted", "Flows ended early for lack of room", |facts| one(facts.flows.evicted)),
+    counter("flow_agent_conntrack_events", "Events read from connection tracking", |facts| one(facts.conntrack.events)),
+    counter("flow_agent_conntrack_overruns", "How often connection tracking had no room for further events", |facts| {
+        one(facts.conntrack.overruns)
+    }),
+    gauge("flow_agent_export_connected", "Whether a collector is connected", |facts| {
+        one(u64::from(facts.export.peer.is_some()))
+    }),
+    counter("flow_agent_export_records", "Flow records sent", |facts| one(facts.export.records)),
+    counter("flow_agent_export_messages", "IPFIX messages sent", |facts| one(facts.export.messages)),
+    counter("flow_agent_export_bytes", "Bytes of IPFIX messages sent", |facts| one(facts.export.octets)),
+    counter(
+        "flow_agent_export_passed_over",
+        "Records of live flows that found no connection; totals heal them",
+        |facts| one(facts.export.passed_over),
+    ),
+    counter("flow_agent_export_oversized", "Records that did not fit a message", |facts| one(facts.export.oversized)),
+    gauge("flow_agent_spool_records", "Ended flows in the spool", |facts| one(facts.export.spooled)),
+    gauge("flow_agent_spool_unsent", "Ended flows in the spool that were never sent", |facts| one(facts.export.unsent)),
+    gauge("flow_agent_spool_capacity", "Ended flows the spool has room for", |facts| one(facts.export.spool_capacity)),
+    counter("flow_agent_spool_lost_flows", "Ended flows that left the spool unsent", |facts| {
+        one(facts.export.lost_flows)
+    }),
+    counter("flow_agent_spool_lost_packets", "Packets of ended flows that left the spool unsent", |facts| {
+        one(facts.export.lost.packets)
+    }),
+];
+
+const fn gauge(name: &'static str, help: &'static str, samples: fn(&Facts) -> Vec<Sample>) -> Metric {
+    Metric { name, help, kind: MetricType::Gauge, samples }
+}
+
+const fn counter(name: &'static str, help: &'static str, samples: fn(&Facts) -> Vec<Sample>) -> Metric {
+    Metric { name, help, kind: MetricType::Counter, samples }
+}
+
+fn one(value: u64) -> Vec<Sample> {
+    vec![(Vec::new(), value)]
+}
+
+fn by_interface(facts: &Facts, value: fn(&Interface) -> u64) -> Vec<Sample> {
+    let attached = facts.interfaces.iter().filter(|interface| interface.attached.is_some());
+    attached.map(|interface| (vec![("interface", interface.name.clone())], value(interface))).collect()
+}
+
+fn by_reason(facts: &Facts, value: fn(Tally) -> u64) -> Vec<Sample> {
+    let attached = facts.interfaces.iter().filter(|interface| interface.attached.is_some());
+    attached
+        .flat_map(|interface| {
+            interface.lost.iter().map(move |loss| {
+                (vec![("interface", interface.name.clone()), ("reason", loss.reason.clone())], value(loss.tally))
+            })
+        })
+        .collect()
+}
+
+impl Collector for Latest {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let facts = self.0.borrow().clone();
+        for metric in METRICS {
+            let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+            for (labels, value) in (metric.samples)(&facts) {
+                let labelled = family.encode_family(&labels)?;
+                match metric.kind {
+                    MetricType::Counter => ConstCounter::new(value).encode(labelled)?,
+                    _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(labelled)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{Export, Fill, Loss, Program};
+
+    #[test]
+    fn facts_appear_under_stable_names() {
+        let tally = Tally { packets: 2, bytes: 120 };
+        let interface = Interface {
+            name: "eth0".into(),
+            attached: Some("tcx".into()),
+            seen: Tally { packets: 10, bytes: 1_000 },
+            accounted: Tally { packets: 8, bytes: 880 },
+            lost: vec![Loss { reason: "map_full".into(), tally }],
+            ..Interface::default()
+        };
+        let facts = Facts {
+            interfaces: vec![interface, Interface { name: "lo".into(), ..Interface::default() }],
+            maps: vec![Fill { name: "flows4".into(), used: 3, capacity: 1_024 }],
+            programs: vec![Program { name: "tc_ingress".into(), runs: 10, run_ns: 400 }],
+            export: Export { connects: 1, records: 5, peer: Some("[::1]:4739".into()), ..Export::default() },
+            ..Facts::default()
+        };
+        let (_keep, latest) = watch::channel(Arc::new(facts));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry(latest)).unwrap();
+        insta::assert_snapshot!(text);
+    }
+}
