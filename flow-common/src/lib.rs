@@ -13,8 +13,12 @@ pub mod expiry;
 #[cfg(not(target_arch = "bpf"))]
 pub mod filter;
 #[cfg(not(target_arch = "bpf"))]
+pub mod ipfix;
+#[cfg(not(target_arch = "bpf"))]
 pub mod k8s;
 #[cfg(not(target_arch = "bpf"))]
 pub mod net;
+#[cfg(not(target_arch = "bpf"))]
+pub mod record;
 #[cfg(not(target_arch = "bpf"))]
 pub mod time;
