@@ -3,13 +3,7 @@
 use std::io::Write as _;
 
 use super::{Family, Field, Value};
-
-/// A moment, as RFC 3339 writes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timestamp {
-    /// Milliseconds since 1970.
-    pub milliseconds: u64,
-}
+use crate::time::Timestamp;
 
 /// A line under construction.
 pub(super) struct Line<'a> {
@@ -20,7 +14,7 @@ pub(super) struct Line<'a> {
 
 impl<'a> Line<'a> {
     pub(super) fn begin(out: &'a mut Vec<u8>, at: Timestamp, family: Family) -> Line<'a> {
-        write(out, format_args!("{{\"@timestamp\":\"{at}\",\"ipfix\":{{"));
+        write(out, format_args!("{{\"@timestamp\":\"{}\",\"ipfix\":{{", Rfc3339(at)));
         Line { out, family, first: true }
     }
 
@@ -45,9 +39,12 @@ fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     out.write_fmt(text).expect("a vector takes every byte");
 }
 
-impl std::fmt::Display for Timestamp {
+/// A moment in UTC, to the millisecond.
+struct Rfc3339(Timestamp);
+
+impl std::fmt::Display for Rfc3339 {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (seconds, milliseconds) = (self.milliseconds / 1000, self.milliseconds % 1000);
+        let (seconds, milliseconds) = (self.0.millis() / 1000, self.0.millis() % 1000);
         let (days, second) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day) = date(days);
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
@@ -77,7 +74,7 @@ mod tests {
 
     #[test]
     fn moments_are_written_as_rfc_3339() {
-        let text = |milliseconds| Timestamp { milliseconds }.to_string();
+        let text = |milliseconds| Rfc3339(Timestamp::from_millis(milliseconds)).to_string();
         assert_eq!(text(0), "1970-01-01T00:00:00Z");
         assert_eq!(text(951_782_399_007), "2000-02-28T23:59:59.007Z");
         assert_eq!(text(951_782_400_000), "2000-02-29T00:00:00Z");

@@ -236,7 +236,7 @@ macro_rules! composite {
             }
 
             /// Appends the record as one line of JSON.
-            pub fn json(&self, extended: bool, at: $crate::record::Timestamp, out: &mut Vec<u8>) {
+            pub fn json(&self, extended: bool, at: $crate::time::Timestamp, out: &mut Vec<u8>) {
                 let mut line = $crate::record::json::Line::begin(out, at, self.head.family());
                 $( self.$group.visit(|row, value| line.field(row, value)); )+
                 if extended {
