@@ -4,6 +4,8 @@ pub mod cli;
 pub mod config;
 pub mod conntrack;
 pub mod doctor;
+pub mod enrich;
 pub mod export;
 pub mod kernel;
 pub mod metrics;
+pub mod table;
