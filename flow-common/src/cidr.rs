@@ -43,6 +43,11 @@ impl Cidr {
         self.prefix
     }
 
+    /// Whether all bits count.
+    pub fn is_one_address(self) -> bool {
+        self.prefix == bits(self.addr)
+    }
+
     /// Whether `addr` is in it. An address of the other family never is.
     pub fn contains(self, addr: IpAddr) -> bool {
         addr.is_ipv4() == self.addr.is_ipv4() && masked(addr, self.prefix) == self.addr

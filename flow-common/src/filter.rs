@@ -1,17 +1,44 @@
 //! The filter language of command lines, API and UI.
 //!
-//! Takes text; gives an expression that can be printed in its canonical form and tried on anything that is a [`Subject`]. Docs: docs/filters.md.
-//! Knows no record: what a field's value is, the subject says. No I/O.
+//! Takes text; gives a [`Filter`] that prints in one canonical form and is tried on anything that is a [`Subject`]. Tells what could
+//! stand at a cursor. The language is described in docs/filters.md, whose examples are tested. Knows no record: a field's value
+//! is what the subject says. Does no I/O and, when a filter is tried, allocates nothing.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
 
-/// A filter, ready to be tried on many subjects.
-#[derive(Clone, Debug)]
-pub struct Filter {}
+mod complete;
+mod error;
+mod evaluate;
+mod expression;
+mod field;
+mod lexer;
+mod number;
+mod parser;
+mod print;
+mod value;
+
+pub use complete::{Completion, complete};
+pub use error::{Code, Error};
+use expression::Expression;
+
+/// The longest filter in bytes, as written and as printed.
+pub const MAX_BYTES: usize = 4096;
+/// How deep parentheses may be nested.
+pub const MAX_DEPTH: usize = 32;
+/// How many values may stand between the parentheses of an `in`.
+pub const MAX_VALUES: usize = 256;
+
+/// A filter, compiled once and ready to be tried on many subjects. Equal filters print equally.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filter {
+    expression: Expression,
+}
 
 /// One end of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The originator's.
     Source,
@@ -19,93 +46,105 @@ pub enum Side {
     Destination,
 }
 
-/// What a filter can be tried on. Absent text is "", an absent number `None`. No method may allocate.
-pub trait Subject {
-    /// The address of that end.
-    fn addr(&self, side: Side) -> IpAddr;
-    /// The port of that end; `None` for protocols without ports.
-    fn port(&self, side: Side) -> Option<u16>;
-    /// A name that belongs to one end.
-    fn end_text(&self, side: Side, field: EndText) -> &str;
-    /// What that end is.
-    fn end_kind(&self, side: Side) -> EndKind;
-    /// The value of that Pod label, if labels are known and it is among them.
-    fn label(&self, side: Side, key: &str) -> Option<&str>;
-    /// A text of the flow as a whole.
-    fn text(&self, field: Text) -> &str;
-    /// A number of the flow as a whole; durations in nanoseconds, rates in bit/s.
-    fn number(&self, field: Number) -> Option<u64>;
-}
-
-/// Names that each end of a flow has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EndText {
-    /// The Pod's name.
-    Pod,
-    /// Its namespace.
-    Namespace,
-    /// The Node it is on.
-    Node,
-}
-
 /// What an end of a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndKind {
     /// A Pod with an address of its own.
     Pod,
-    /// A Node.
+    /// A Node, host-network Pods included.
     Node,
     /// Anything else.
     External,
 }
 
-/// Texts of the flow as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Text {
-    /// `namespace/name:port` of the Service it went to.
-    Service,
+/// What a filter can be tried on. Absent text is "". No method should allocate.
+pub trait Subject {
+    /// The address of that end.
+    fn addr(&self, side: Side) -> IpAddr;
+    /// The port of that end; none for protocols without ports.
+    fn port(&self, side: Side) -> Option<u16>;
+    /// What that end is.
+    fn kind(&self, side: Side) -> EndKind;
+    /// The name of the Pod at that end.
+    fn pod(&self, side: Side) -> &str;
+    /// The namespace of that Pod.
+    fn namespace(&self, side: Side) -> &str;
+    /// The name of the Node at that end, or of that Pod's Node.
+    fn node(&self, side: Side) -> &str;
+    /// The TCP flags that end sent (FIN 1, SYN 2, RST 4, ...).
+    fn flags(&self, side: Side) -> u16;
+    /// Layer-3 bytes that end sent.
+    fn bytes(&self, side: Side) -> u64;
+    /// Packets that end sent.
+    fn packets(&self, side: Side) -> u64;
+    /// Bits a second that end sends.
+    fn rate(&self, side: Side) -> u64;
+    /// The IP protocol's number.
+    fn protocol(&self) -> u8;
+    /// `namespace/name:port` or `namespace/name` of the Service it went to.
+    fn service(&self) -> &str;
     /// The TCP state's name.
-    State,
-}
-
-/// Numbers of the flow as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Number {
-    /// IP protocol number.
-    Protocol,
-}
-
-/// Why a text is no filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error {
-    /// What sort of mistake it is; never changes between versions.
-    pub code: &'static str,
-    /// Where, in UTF-16 units from 0, as browsers count.
-    pub span: std::ops::Range<usize>,
-    /// The same for people: first and last column, from 1.
-    pub columns: (usize, usize),
-    /// What could have stood there.
-    pub expected: Vec<String>,
-    /// How to put it right, if that can be guessed.
-    pub hint: Option<String>,
+    fn state(&self) -> &str;
+    /// `flowType` as it is on the wire.
+    fn flow_type(&self) -> u8;
+    /// `forwardingStatus` as it is on the wire.
+    fn forwarding_status(&self) -> u8;
+    /// `flowEndReason` as it is on the wire.
+    fn end_reason(&self) -> u8;
+    /// ICMP type and code; none for other protocols.
+    fn icmp(&self) -> Option<(u8, u8)>;
+    /// From the first packet to the last.
+    fn duration(&self) -> Duration;
 }
 
 impl Filter {
+    /// The filter that holds for everything, as an empty text does.
+    pub const fn everything() -> Self {
+        Self { expression: Expression::All(Vec::new()) }
+    }
+
     /// Reads a filter.
-    pub fn parse(_text: &str) -> Result<Self, Error> {
-        Ok(Self {})
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        Ok(Self { expression: parser::parse(text)? })
+    }
+
+    /// `field = value`, as a flag of a command line says it (`--ns prod`). The value may hold spaces; positions in the error are the value's.
+    pub fn condition(field: &str, value: &str) -> Result<Self, Error> {
+        Ok(Self { expression: parser::parse_condition(field, value)? })
+    }
+
+    /// The filter that holds where both do.
+    pub fn and(self, other: Self) -> Self {
+        Self { expression: Expression::all(vec![self.expression, other.expression]) }
     }
 
     /// Whether it holds for `subject`.
-    pub fn matches(&self, _subject: &impl Subject) -> bool {
-        true
+    pub fn matches(&self, subject: &impl Subject) -> bool {
+        evaluate::holds(&self.expression, subject)
+    }
+
+    /// Whether it holds for everything.
+    pub fn is_everything(&self) -> bool {
+        matches!(&self.expression, Expression::All(parts) if parts.is_empty())
     }
 }
 
-impl fmt::Display for Error {
+impl FromStr for Filter {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+/// The canonical form: parsed again it gives the same filter.
+impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code)
+        print::expression(&self.expression, f)
     }
 }
 
-impl std::error::Error for Error {}
+impl Side {
+    /// Both, the source first.
+    pub const BOTH: [Self; 2] = [Self::Source, Self::Destination];
+}
