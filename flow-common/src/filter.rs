@@ -18,11 +18,15 @@ mod lexer;
 mod number;
 mod parser;
 mod print;
+#[cfg(test)]
+mod tests;
 mod value;
+mod view;
 
 pub use complete::{Completion, complete};
 pub use error::{Code, Error};
 use expression::Expression;
+pub use view::FlowView;
 
 /// The longest filter in bytes, as written and as printed.
 pub const MAX_BYTES: usize = 4096;
@@ -57,7 +61,7 @@ pub enum EndKind {
     External,
 }
 
-/// What a filter can be tried on. Absent text is "". No method should allocate.
+/// What a filter can be tried on; a record is by [`FlowView`]. Absent text is "". No method should allocate.
 pub trait Subject {
     /// The address of that end.
     fn addr(&self, side: Side) -> IpAddr;

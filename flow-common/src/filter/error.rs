@@ -150,8 +150,10 @@ impl fmt::Display for Error {
         match &self.hint {
             Some(hint) if hint.starts_with("did you mean") => write!(f, ", {hint}"),
             Some(hint) => write!(f, "; {hint}"),
-            None if self.expected.is_empty() => Ok(()),
-            None => write!(f, "; wanted: {}", self.expected.join(", ")),
+            None if matches!(self.code, Code::Unexpected | Code::UnexpectedEnd) && !self.expected.is_empty() => {
+                write!(f, "; wanted: {}", self.expected.join(", "))
+            }
+            None => Ok(()),
         }
     }
 }

@@ -208,7 +208,7 @@ fn is_any(condition: &Condition, is: impl FnMut(&Value) -> bool) -> bool {
 }
 
 /// Whether `text` is `glob` with each `*` replaced by something. Linear: what stands between two stars is looked for from the left, once.
-fn glob_is(glob: &str, text: &str) -> bool {
+pub(super) fn glob_is(glob: &str, text: &str) -> bool {
     let Some((first, rest)) = glob.split_once('*') else { return glob == text };
     let Some(mut text) = text.strip_prefix(first) else { return false };
     let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));

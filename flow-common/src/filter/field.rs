@@ -160,7 +160,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("throughput", "rate"),
 ];
 
-/// Fields of the language that need what no record carries yet, and what to say of them.
+/// Fields of the language that need what no record carries yet. To know none of them is better than to find nothing.
 const NOT_RECORDED: &[&str] =
     &["workload", "label", "policy", "rule", "direction", "http", "halves", "certainty", "interface"];
 

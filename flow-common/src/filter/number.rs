@@ -65,11 +65,6 @@ impl Units {
     pub(super) fn names(self) -> impl Iterator<Item = &'static str> {
         self.table().iter().map(|(name, _)| *name)
     }
-
-    /// Whether this is one of them.
-    pub(super) fn contains(self, name: &str) -> bool {
-        self.names().any(|unit| unit == name)
-    }
 }
 
 /// Reads a number with what may follow it.

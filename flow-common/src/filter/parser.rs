@@ -303,7 +303,7 @@ impl Parser {
         {
             self.expected.push(Expected::Unit(field));
             if let Spanned { token: Token::Word(unit), bytes: of_unit } = self.current()
-                && units.contains(&unit)
+                && units.names().any(|name| name.eq_ignore_ascii_case(&unit))
             {
                 text.push_str(&unit);
                 bytes.end = of_unit.end;

@@ -15,6 +15,9 @@ use crate::config::nearest;
 /// A compiled regular expression may take this much memory.
 const REGEX_BYTES: usize = 256 * 1024;
 
+/// Verdicts of the language that need policies, which no record carries yet.
+const NOT_RECORDED: [&str; 2] = ["isolated", "unprotected"];
+
 /// The TCP states of the records.
 pub(super) const STATES: [&str; 11] = [
     "LISTEN",
@@ -184,7 +187,14 @@ fn icmp(written: &Written<'_>) -> Result<Value, Mistake> {
 
 fn unknown(written: &Written<'_>, names: impl IntoIterator<Item = &'static str> + Clone) -> Mistake {
     let mistake = Mistake::new(Code::UnknownValue, written.bytes.clone()).expected(names.clone());
-    match nearest(written.text, names.clone()).filter(|_| written.text.len() > 2) {
+    let lower = written.text.to_ascii_lowercase();
+    if NOT_RECORDED.contains(&&*lower) {
+        return mistake.hint(format!("flow records do not tell \"{lower}\" yet"));
+    }
+    let begins =
+        |name: &&str| name.to_ascii_lowercase().starts_with(&lower) || lower.starts_with(&name.to_ascii_lowercase());
+    let near = names.clone().into_iter().find(begins).or_else(|| nearest(written.text, names.clone()));
+    match near.filter(|_| written.text.len() > 2) {
         Some(name) => mistake.hint(format!("did you mean \"{name}\"?")),
         None => mistake.hint(format!("the values are {}", names.into_iter().collect::<Vec<_>>().join(", "))),
     }
