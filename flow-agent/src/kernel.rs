@@ -94,6 +94,11 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// A clock whose tick `jiffies` begins at `monotonic_ns`, which is `wall_ns` since 1970: the table is tested in simulated time.
+    pub const fn new(jiffies: u32, jiffy_ns: u64, monotonic_ns: u64, wall_ns: u64) -> Self {
+        Self { jiffies, jiffy_ns, monotonic_ns, wall_ns }
+    }
+
     /// Of a [`flow_common::abi::Direction::last`].
     pub fn jiffies_to_wall_ns(&self, jiffies: u32) -> u64 {
         let since = i64::from(jiffies.wrapping_sub(self.jiffies).cast_signed()) * self.jiffy_ns.cast_signed();
