@@ -3,7 +3,23 @@
 //! Takes link events and map contents, gives [`abi::Event`]s, sweeps and counters as plain values. Every call is synchronous
 //! and short. Joins, names and exports nothing: that is the table's and the enricher's part.
 
-use flow_common::abi::{Event, Flow, HookCounters, Key4, Key6};
+use flow_common::abi::{Count, Event, Flow, HookCounters, Key4, Key6};
+use flows::Sweep;
+use interfaces::Interfaces;
+use load::{Loaded, map_error};
+use roles::Roles;
+use std::io;
+use std::os::fd::OwnedFd;
+
+mod attach;
+mod clock;
+mod flows;
+mod interfaces;
+mod links;
+mod load;
+mod rings;
+mod roles;
+mod syscall;
 
 /// What [`Kernel::load`] needs to know.
 #[derive(Clone, Debug)]
@@ -26,6 +42,62 @@ pub enum LoadError {
     /// The agent was built before the kernel programs.
     #[error("this agent was built without its kernel programs: run `cargo xtask build`")]
     NoObject,
+    /// The object lacks a part: it is of another version.
+    #[error("the kernel programs lack `{name}`: build agent and programs together with `cargo xtask build`")]
+    Incomplete {
+        /// The part.
+        name: &'static str,
+    },
+    /// Neither root nor the capabilities.
+    #[error("not permitted to load kernel programs: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    NotPermitted,
+    /// No bpf().
+    #[error("this kernel has no bpf(): it needs CONFIG_BPF_SYSCALL, as every distribution's kernel from 5.10 on has")]
+    NoBpf,
+    /// No programs of the type.
+    #[error("this kernel has no tc programs: it needs CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS")]
+    NoTc,
+    /// Below 5.11 maps count against a limit.
+    #[error(
+        "the locked-memory limit is too low for the map `{name}`: add CAP_SYS_RESOURCE, raise `ulimit -l`, or lower maxFlows"
+    )]
+    MemoryLimit {
+        /// The map.
+        name: String,
+    },
+    /// No memory.
+    #[error("no memory for the map `{name}`: lower maxFlows")]
+    NoMemory {
+        /// The map.
+        name: String,
+    },
+    /// Any other refusal of a map.
+    #[error("the kernel refused the map `{name}`: {error}")]
+    Map {
+        /// The map.
+        name: String,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// The verifier's refusal.
+    #[error("the kernel refused the program `{name}` ({error}); please report its words:\n{log}")]
+    Refused {
+        /// The program.
+        name: &'static str,
+        /// What it said.
+        error: std::io::Error,
+        /// The last lines of the verifier's log.
+        log: String,
+    },
+    /// The tick could not be measured.
+    #[error("the kernel's clock cannot be read: {0}")]
+    Clock(std::io::Error),
+    /// No netlink.
+    #[error("the network interfaces cannot be listed: {0}")]
+    Links(std::io::Error),
+    /// Anything else.
+    #[error("the kernel programs cannot be loaded: {0}")]
+    Other(aya::EbpfError),
 }
 
 /// A map or program call that the kernel refused while running.
@@ -99,7 +171,7 @@ impl Clock {
         Self { jiffies, jiffy_ns, monotonic_ns, wall_ns }
     }
 
-    /// Of a [`flow_common::abi::Direction::last`].
+    /// Of a [`flow_common::abi::Direction::last`]: the tick's beginning.
     pub fn jiffies_to_wall_ns(&self, jiffies: u32) -> u64 {
         let since = i64::from(jiffies.wrapping_sub(self.jiffies).cast_signed()) * self.jiffy_ns.cast_signed();
         self.wall_ns.saturating_add_signed(since)
@@ -184,72 +256,108 @@ pub struct RunStatistics {
 }
 
 /// The loaded programs and their maps. Dropping it detaches everything.
-#[derive(Debug)]
 pub struct Kernel {
-    clock: Clock,
+    loaded: Loaded,
+    interfaces: Interfaces,
+    sweep: Sweep,
+    rings: [MapFill; 2],
 }
 
 impl Kernel {
     /// Loads the programs and attaches them to every interface that is there.
-    pub fn load(_config: &KernelConfig) -> Result<Self, LoadError> {
-        Err(LoadError::NoObject)
+    pub fn load(config: &KernelConfig) -> Result<Self, LoadError> {
+        let mut loaded = load::load(config)?;
+        let roles = Roles::new(&config.pods, &config.uplinks);
+        let mut interfaces = Interfaces::open(roles, config.max_interfaces).map_err(LoadError::Links)?;
+        interfaces.begin(&mut loaded.programs, &loaded.maps).map_err(LoadError::Links)?;
+        let capacity = u64::from(config.ring_bytes);
+        let rings = ["events", "ends"].map(|name| MapFill { name, used: 0, capacity });
+        Ok(Self { loaded, interfaces, sweep: Sweep::default(), rings })
     }
 
     /// Follows link events: attaches what came, forgets what went, moves back to the head of a changed chain. Never
     /// blocks; to be called every 100 ms. True if the list of [`Kernel::interfaces`] changed.
-    pub fn refresh(&mut self) -> bool {
-        false
+    pub fn refresh(&mut self) -> io::Result<bool> {
+        self.interfaces.refresh(&mut self.loaded.programs, &self.loaded.maps)
     }
 
     /// Drains both rings.
     pub fn poll_events(&mut self, events: &mut Events) {
-        events.started.clear();
-        events.ended.clear();
+        let maps = &mut self.loaded.maps;
+        // The ends first: each of them then has its beginning in this batch or an earlier one.
+        rings::drain(&mut maps.ends, &mut events.ended);
+        rings::drain(&mut maps.events, &mut events.started);
+        self.rings[0].used = rings::bytes(events.started.len());
+        self.rings[1].used = rings::bytes(events.ended.len());
     }
 
     /// Reads up to about `max` more entries of the flow maps.
-    pub fn sweep(&mut self, _max: usize, _slice: &mut Slice) -> Result<SweepProgress, MapError> {
-        Ok(SweepProgress::RoundComplete)
+    pub fn sweep(&mut self, max: usize, slice: &mut Slice) -> Result<SweepProgress, MapError> {
+        self.sweep.slice(&self.loaded.maps.flows4, &self.loaded.maps.flows6, max, slice)
     }
 
     /// One IPv4 flow as it is now.
-    pub fn lookup4(&self, _key: &Key4) -> Result<Option<Flow>, MapError> {
-        Ok(None)
+    pub fn lookup4(&self, key: &Key4) -> Result<Option<Flow>, MapError> {
+        flows::lookup(&self.loaded.maps.flows4, "flows4", key)
     }
 
     /// One IPv6 flow as it is now.
-    pub fn lookup6(&self, _key: &Key6) -> Result<Option<Flow>, MapError> {
-        Ok(None)
+    pub fn lookup6(&self, key: &Key6) -> Result<Option<Flow>, MapError> {
+        flows::lookup(&self.loaded.maps.flows6, "flows6", key)
     }
 
     /// Deletes entries that have been quiet for 2 s; the others stay and are given back.
-    pub fn delete(&mut self, _keys4: &[Key4], _keys6: &[Key6], deleted: &mut Deleted) -> Result<(), MapError> {
-        *deleted = Deleted::default();
-        Ok(())
+    pub fn delete(&mut self, keys4: &[Key4], keys6: &[Key6], deleted: &mut Deleted) -> Result<(), MapError> {
+        deleted.kept.clear();
+        (deleted.removed, deleted.late_packets, deleted.late_bytes) = (0, 0, 0);
+        let maps = &self.loaded.maps;
+        let quiet = (self.clock().jiffies, self.loaded.silence);
+        flows::delete(&maps.flows4, keys4, quiet, deleted, flows::keep4).map_err(map_error("deletion", "flows4"))?;
+        flows::delete(&maps.flows6, keys6, quiet, deleted, flows::keep6).map_err(map_error("deletion", "flows6"))
     }
 
-    /// Every interface that a pattern names.
+    /// Every interface that a pattern names, and those that went within the last minute.
     pub fn interfaces(&mut self) -> Vec<InterfaceReport> {
-        Vec::new()
+        self.interfaces.reports(&self.loaded.maps)
     }
 
-    /// Packets and layer-3 bytes that were no IP, by ethertype.
-    pub fn ethertypes(&self) -> Vec<(u16, flow_common::abi::Count)> {
-        Vec::new()
+    /// Packets and layer-3 bytes that were no IP, by ethertype; 0 holds what found no room of its own.
+    pub fn ethertypes(&self) -> Result<Vec<(u16, Count)>, MapError> {
+        rings::ethertypes(&self.loaded.maps.ethertypes).map_err(map_error("look-up", "ethertypes"))
     }
 
     /// The clocks as they stand to each other now.
     pub fn clock(&self) -> Clock {
-        self.clock
+        self.loaded.tick.clock()
     }
 
-    /// Fill of every map and ring. The flow maps' fill is that of the last whole sweep.
+    /// Fill of the flow maps in the last whole sweep, and of the rings when they were last drained.
     pub fn maps(&self) -> Vec<MapFill> {
-        Vec::new()
+        let [used4, used6] = self.sweep.fill;
+        let capacity = u64::from(self.loaded.max_flows);
+        let [events, ends] = self.rings;
+        vec![
+            MapFill { name: "flows4", used: used4, capacity },
+            MapFill { name: "flows6", used: used6, capacity },
+            events,
+            ends,
+        ]
     }
 
-    /// Run times per program; empty unless the kernel's BPF statistics are on or this process may turn them on.
+    /// Run times per program since the statistics were on; all zero where they are off.
     pub fn run_statistics(&self) -> Vec<RunStatistics> {
-        Vec::new()
+        self.loaded.run_statistics()
+    }
+
+    /// Turns the kernel's run-time statistics on for as long as the result lives. They cost every BPF program of the machine
+    /// some 30 ns a run; needs CAP_SYS_ADMIN.
+    pub fn enable_statistics(&self) -> io::Result<OwnedFd> {
+        syscall::enable_statistics()
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.interfaces.leave(&mut self.loaded.programs);
     }
 }

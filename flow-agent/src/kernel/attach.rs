@@ -1,0 +1,170 @@
+//! Puts programs on hooks: a TCX link at the head of the chain, or a filter of a clsact qdisc below kernel 6.6.
+//!
+//! Takes the programs and an interface; gives [`Hooks`], which leave the interface when they are dropped (TCX) or given to
+//! [`Attacher::detach`].
+
+use super::links::Link;
+use super::load::{PROGRAMS, program};
+use super::syscall::{self, TcxHook};
+use super::{Attachment, LoadError, Role};
+use aya::Ebpf;
+use aya::programs::tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcHandle};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+/// The lowest number is the first to run.
+const PRIORITY: u16 = 1;
+/// Fixed, so that a filter that outlived an agent is found and replaced.
+const HANDLE: u32 = 0xf10;
+
+/// The programs of one interface, attached.
+pub(super) struct Hooks {
+    programs: [&'static str; 2],
+    links: Links,
+}
+
+enum Links {
+    /// Open file descriptors; closing them detaches.
+    Tcx {
+        _fds: [OwnedFd; 2],
+    },
+    Clsact([SchedClassifierLinkId; 2]),
+    /// On the way to the head.
+    Left,
+}
+
+/// Why an interface is not attached.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AttachError {
+    #[error("the kernel has neither TCX nor clsact: it needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF")]
+    NoTc,
+    #[error("not permitted: attaching needs CAP_NET_ADMIN")]
+    NotPermitted,
+    #[error("the kernel refused: {0}")]
+    Refused(#[from] io::Error),
+    #[error("{0}")]
+    Programs(#[from] LoadError),
+    #[error("{0}")]
+    Clsact(String),
+}
+
+const HOOKS: [TcxHook; 2] = [TcxHook::Ingress, TcxHook::Egress];
+const TC_HOOKS: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
+
+impl Hooks {
+    /// Attaches both hooks of an interface.
+    pub(super) fn attach(programs: &mut Ebpf, link: &Link, role: Role, ethernet: bool) -> Result<Self, AttachError> {
+        match Self::tcx(programs, link, role, ethernet) {
+            // The command is not known below 6.6.
+            Err(AttachError::Refused(error)) if error.raw_os_error() == Some(libc::EINVAL) => {
+                Self::clsact(programs, link, role, ethernet)
+            }
+            result => result,
+        }
+    }
+
+    fn tcx(programs: &mut Ebpf, link: &Link, role: Role, ethernet: bool) -> Result<Self, AttachError> {
+        let names = names(role, ethernet);
+        Ok(Self { programs: names, links: Links::Tcx { _fds: to_head(programs, names, link.index)? } })
+    }
+
+    /// Below 6.6, by netlink. Filters of an agent that was killed are still there and would count everything twice.
+    pub(super) fn clsact(programs: &mut Ebpf, link: &Link, role: Role, ethernet: bool) -> Result<Self, AttachError> {
+        remove_leftovers(&link.name);
+        // It may be there already, for a CNI's programs.
+        let _ = tc::qdisc_add_clsact(&link.name);
+        let names = names(role, ethernet);
+        let mut add = |name: &'static str, hook: TcAttachType| -> Result<SchedClassifierLinkId, AttachError> {
+            let options = NlOptions { priority: PRIORITY, handle: TcHandle::from(HANDLE), classid: None };
+            program(programs, name)?
+                .attach_with_options(&link.name, hook, TcAttachOptions::Netlink(options))
+                .map_err(|error| clsact_error(&error))
+        };
+        let [ingress, egress] = names;
+        let links = Links::Clsact([add(ingress, TcAttachType::Ingress)?, add(egress, TcAttachType::Egress)?]);
+        Ok(Self { programs: names, links })
+    }
+
+    /// How they are attached.
+    pub(super) fn attachment(&self) -> Attachment {
+        match self.links {
+            Links::Tcx { .. } | Links::Left => Attachment::Tcx,
+            Links::Clsact(_) => Attachment::Clsact,
+        }
+    }
+
+    /// Whether another program has come before one of them.
+    pub(super) fn is_overtaken(&self, programs: &mut Ebpf, index: u32) -> bool {
+        let Links::Tcx { .. } = self.links else { return false };
+        self.programs.iter().zip(HOOKS).any(|(name, hook)| {
+            let own = program(programs, name).ok().and_then(|program| program.info().ok()).map(|info| info.id());
+            // A chain that cannot be read is one that has gone.
+            let head = syscall::tcx_head(index, hook).ok().flatten();
+            own.zip(head).is_some_and(|(own, head)| own != head)
+        })
+    }
+
+    /// Leaves the chains and joins them at their heads. A chain does not take a program twice, so for some microseconds packets pass
+    /// unseen.
+    pub(super) fn lead_again(&mut self, programs: &mut Ebpf, index: u32) -> Result<(), AttachError> {
+        let Links::Tcx { .. } = self.links else { return Ok(()) };
+        self.links = Links::Left;
+        self.links = Links::Tcx { _fds: to_head(programs, self.programs, index)? };
+        Ok(())
+    }
+
+    /// Leaves the interface.
+    pub(super) fn detach(self, programs: &mut Ebpf) {
+        let Links::Clsact(ids) = self.links else { return };
+        for (name, id) in self.programs.into_iter().zip(ids) {
+            if let Ok(program) = program(programs, name) {
+                // Fails where the interface has gone, and the filter with it.
+                let _ = program.detach(id);
+            }
+        }
+    }
+}
+
+fn names(role: Role, ethernet: bool) -> [&'static str; 2] {
+    match (role, ethernet) {
+        (Role::Pod, true) => ["pod_ingress", "pod_egress"],
+        (Role::Uplink, true) => ["uplink_ingress", "uplink_egress"],
+        (Role::Pod, false) => ["pod_ingress_l3", "pod_egress_l3"],
+        (Role::Uplink, false) => ["uplink_ingress_l3", "uplink_egress_l3"],
+    }
+}
+
+fn to_head(programs: &mut Ebpf, names: [&'static str; 2], index: u32) -> Result<[OwnedFd; 2], AttachError> {
+    let mut open = |name: &'static str, hook: TcxHook| -> Result<OwnedFd, AttachError> {
+        let program = program(programs, name)?.fd().map_err(|error| LoadError::Other(error.into()))?;
+        syscall::tcx_attach(program.as_fd(), index, hook).map_err(permitted)
+    };
+    let [ingress, egress] = names;
+    Ok([open(ingress, TcxHook::Ingress)?, open(egress, TcxHook::Egress)?])
+}
+
+fn permitted(error: io::Error) -> AttachError {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => AttachError::NotPermitted,
+        _ => AttachError::Refused(error),
+    }
+}
+
+fn clsact_error(error: &aya::programs::ProgramError) -> AttachError {
+    use std::error::Error as _;
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    match () {
+        () if cause.contains("not supported") || cause.contains("No such file") => AttachError::NoTc,
+        () if cause.contains("not permitted") => AttachError::NotPermitted,
+        () => AttachError::Clsact(format!("{error}: {cause}")),
+    }
+}
+
+fn remove_leftovers(interface: &str) {
+    for hook in TC_HOOKS {
+        for name in PROGRAMS {
+            // Not found is what it should be.
+            let _ = tc::qdisc_detach_program(interface, hook, name);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! How the kernel's tick stands to its monotonic clock and to the time of day.
+//!
+//! The tick follows the monotonic clock exactly, so one measurement at the start holds: a tiny program reads both at one
+//! moment, over some ticks.
+
+use super::{Clock, syscall};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use rustix::time::{ClockId, clock_gettime};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Ticks a second that kernels are built with.
+const RATES: [u64; 4] = [100, 250, 300, 1_000];
+/// How long to watch: two ticks of the slowest kernel.
+const WATCH_NS: u64 = 22_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// The tick's length, and when tick 0 of the present count began on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tick {
+    pub(super) length_ns: u64,
+    origin_ns: i64,
+}
+
+impl Tick {
+    /// Runs the program `clock` until the tick is known.
+    pub(super) fn measure(program: &SchedClassifier, clocks: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut readings = vec![read(program, clocks)?];
+        while let [first, .., last] | [first @ last] = readings.as_slice()
+            && last[1].saturating_sub(first[1]) < WATCH_NS
+        {
+            readings.push(read(program, clocks)?);
+        }
+        Self::of(&readings).ok_or_else(|| io::Error::other("the kernel's tick does not advance"))
+    }
+
+    /// From pairs of tick and nanoseconds, in order.
+    fn of(readings: &[[u64; 2]]) -> Option<Self> {
+        let edges: Vec<[u64; 2]> =
+            readings.windows(2).filter(|pair| pair[0][0] != pair[1][0]).map(|pair| pair[1]).collect();
+        let ([first_tick, first_ns], [last_tick, last_ns]) = (*edges.first()?, *edges.last()?);
+        let length = last_ns.checked_sub(first_ns)?.checked_div(last_tick.checked_sub(first_tick)?)?;
+        let length_ns = RATES.map(|rate| SECOND_NS / rate).into_iter().min_by_key(|tick| tick.abs_diff(length))?;
+        // A reading lies within its tick, so the tick began at the latest then.
+        let origins =
+            readings.iter().map(|[tick, ns]| ns.cast_signed().wrapping_sub(tick.wrapping_mul(length_ns).cast_signed()));
+        Some(Self { length_ns, origin_ns: origins.min()? })
+    }
+
+    /// Ticks in so many milliseconds, at least one.
+    pub(super) fn ticks(self, milliseconds: u32) -> u32 {
+        let ticks = u64::from(milliseconds) * 1_000_000 / self.length_ns;
+        u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// The clocks as they stand now.
+    pub(super) fn clock(self) -> Clock {
+        let (monotonic_ns, wall_ns) = (now(ClockId::Monotonic), now(ClockId::Realtime));
+        let tick = monotonic_ns.cast_signed().wrapping_sub(self.origin_ns).div_euclid(self.length_ns.cast_signed());
+        let began_ns = self.origin_ns.wrapping_add(tick.wrapping_mul(self.length_ns.cast_signed()));
+        let since_ns = monotonic_ns.saturating_sub(began_ns.cast_unsigned());
+        let began_wall_ns = wall_ns.saturating_sub(since_ns);
+        Clock::new(low_half(tick.cast_unsigned()), self.length_ns, began_ns.cast_unsigned(), began_wall_ns)
+    }
+}
+
+/// The programs keep the low half of the tick.
+fn low_half(tick: u64) -> u32 {
+    u32::try_from(tick & u64::from(u32::MAX)).unwrap_or_default()
+}
+
+fn read(program: &SchedClassifier, clocks: BorrowedFd<'_>) -> io::Result<[u64; 2]> {
+    // An Ethernet header and a byte: the least a test run takes.
+    let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::new() };
+    program.test_run(options).map_err(io::Error::other)?;
+    Ok(syscall::lookup(clocks, &0_u32)?.unwrap_or_default())
+}
+
+fn now(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    seconds * SECOND_NS + u64::try_from(time.tv_nsec).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_give_tick_and_origin() {
+        // 250 a second; tick 4,294,967,290 (before the low half wraps) began at 1,000,000 ns.
+        let at = |ns: u64| [4_294_967_290 + (ns - 1_000_000) / 4_000_000, ns];
+        let readings: Vec<_> = (0..4_000).map(|n| at(2_000_000 + n * 7_001)).collect();
+        let tick = Tick::of(&readings).expect("it advances");
+        assert_eq!(tick.length_ns, 4_000_000);
+        let began = tick.origin_ns + 4_000_000 * 4_294_967_290;
+        assert!((1_000_000..1_010_000).contains(&began), "{began}");
+        assert_eq!(tick.ticks(2_000), 500);
+    }
+
+    #[test]
+    fn a_tick_that_stands_still_is_none() {
+        assert!(Tick::of(&[[5, 1], [5, 2], [5, 3]]).is_none());
+    }
+}

@@ -1,0 +1,292 @@
+//! The interfaces that are watched: attached as they come, forgotten as they go, with their counters.
+//!
+//! Takes link changes; drives [`Hooks`]. A gone interface's last counters stay listed for a minute, so that who reads them
+//! now and then misses none.
+
+use super::attach::Hooks;
+use super::links::{Change, Events, Link, Links};
+use super::load::Maps;
+use super::roles::{Decision, Roles};
+use super::{InterfaceReport, LinkCounters, Role, syscall};
+use aya::Ebpf;
+use flow_common::abi::{Count, HookCounters, InterfaceCounters, Reason, SLOTS};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+/// How often the order of the chains is checked, and a failed attach tried again.
+const CHECK: Duration = Duration::from_secs(1);
+/// How long a gone interface stays listed.
+const DEPARTED: Duration = Duration::from_secs(60);
+
+/// All watched interfaces.
+pub(super) struct Interfaces {
+    links: Links,
+    roles: Roles,
+    watched: BTreeMap<u32, Watched>,
+    departed: Vec<(Instant, InterfaceReport)>,
+    free_slots: Vec<u32>,
+    checked: Instant,
+    cpus: usize,
+}
+
+struct Watched {
+    link: Link,
+    role: Role,
+    state: State,
+}
+
+enum State {
+    Attached { hooks: Hooks, slot: u32, base: LinkCounters },
+    Waiting(String),
+}
+
+impl Interfaces {
+    /// Subscribes to changes; the first [`Interfaces::refresh`] attaches what is there.
+    pub(super) fn open(roles: Roles, max_interfaces: u32) -> io::Result<Self> {
+        Ok(Self {
+            links: Links::open()?,
+            roles,
+            watched: BTreeMap::new(),
+            departed: Vec::new(),
+            free_slots: (1..=max_interfaces).rev().collect(),
+            checked: Instant::now(),
+            cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
+        })
+    }
+
+    /// Takes every interface as new.
+    pub(super) fn begin(&mut self, programs: &mut Ebpf, maps: &Maps) -> io::Result<()> {
+        let links = self.links.dump()?;
+        self.take(links, programs, maps);
+        Ok(())
+    }
+
+    /// Follows the changes since the last call; true if there was any that matters.
+    pub(super) fn refresh(&mut self, programs: &mut Ebpf, maps: &Maps) -> io::Result<bool> {
+        let due = self.checked.elapsed() >= CHECK;
+        let changes = match self.links.changes()? {
+            Events::Changes(changes) => changes,
+            Events::Lost => {
+                self.begin(programs, maps)?;
+                return Ok(true);
+            }
+        };
+        let mut changed = false;
+        let mut look = due && self.watched.values().any(|watched| matches!(watched.state, State::Waiting(_)));
+        for change in changes {
+            match change {
+                // A pair's other end that leaves the namespace is gone for us, and shows nothing else.
+                Change::Gone(index) => {
+                    changed |= self.forget(index, programs, maps);
+                    look = true;
+                }
+                Change::Present(link) => look |= self.is_news(&link),
+            }
+        }
+        if look {
+            let links = self.links.dump()?;
+            changed |= self.take(links, programs, maps);
+        }
+        if due {
+            self.checked = Instant::now();
+            self.departed.retain(|(at, _)| at.elapsed() < DEPARTED);
+            changed |= self.return_to_heads(programs);
+        }
+        Ok(changed)
+    }
+
+    /// Whether a link differs from what is known in anything that decides.
+    fn is_news(&self, link: &Link) -> bool {
+        match (self.watched.get(&link.index), self.roles.decide(link)) {
+            (None, Decision::Ignore) => false,
+            (None, _) => true,
+            (Some(known), _) => {
+                matches!(known.state, State::Waiting(_))
+                    || (&known.link.name, known.link.peer_elsewhere) != (&link.name, link.peer_elsewhere)
+            }
+        }
+    }
+
+    /// Compares all links with what is watched.
+    fn take(&mut self, links: Vec<Link>, programs: &mut Ebpf, maps: &Maps) -> bool {
+        let there: Vec<u32> = links.iter().map(|link| link.index).collect();
+        let gone: Vec<u32> = self.watched.keys().filter(|index| !there.contains(index)).copied().collect();
+        let mut changed = !gone.is_empty();
+        for index in gone {
+            self.forget(index, programs, maps);
+        }
+        for link in links {
+            changed |= self.settle(link, programs, maps);
+        }
+        changed
+    }
+
+    /// Does with one link what its decision says; true if that changed anything.
+    fn settle(&mut self, link: Link, programs: &mut Ebpf, maps: &Maps) -> bool {
+        let decision = self.roles.decide(&link);
+        let known = self.watched.get_mut(&link.index);
+        let role = match decision {
+            Decision::Ignore => return known.is_some() && self.forget(link.index, programs, maps),
+            Decision::Wait(role) | Decision::Unknown(role) | Decision::Attach { role, .. } => role,
+        };
+        if let Some(known) = known
+            && matches!(known.state, State::Attached { .. })
+            && known.role == role
+        {
+            known.link = link;
+            return false;
+        }
+        let was_waiting = known_reason(self.watched.get(&link.index));
+        self.forget(link.index, programs, maps);
+        let state = match decision {
+            Decision::Attach { ethernet, .. } => {
+                self.attach(&link, role, ethernet, programs, maps).unwrap_or_else(State::Waiting)
+            }
+            Decision::Unknown(_) => State::Waiting(format!("its link layer (ARPHRD {}) is not understood", link.layer)),
+            _ => State::Waiting("waits for its other end to move into another network namespace".to_owned()),
+        };
+        let reason = if let State::Waiting(reason) = &state { Some(reason.clone()) } else { None };
+        self.watched.insert(link.index, Watched { link, role, state });
+        reason.is_none() || reason != was_waiting
+    }
+
+    fn attach(
+        &mut self,
+        link: &Link,
+        role: Role,
+        ethernet: bool,
+        programs: &mut Ebpf,
+        maps: &Maps,
+    ) -> Result<State, String> {
+        let shared = |other: &&u32| **other % SLOTS == link.index % SLOTS;
+        let other = self.watched.iter().filter(|(_, w)| matches!(w.state, State::Attached { .. })).map(|(i, _)| i);
+        if let Some(other) = { other }.find(shared) {
+            return Err(format!("its index {} shares its counters with interface {other}", link.index));
+        }
+        let Some(slot) = self.free_slots.pop() else {
+            return Err("more interfaces than maxInterfaces: raise it".to_owned());
+        };
+        let mut zero = vec![InterfaceCounters::default(); self.cpus];
+        let prepared = syscall::update_per_cpu(maps.counters.as_fd(), slot, &mut zero)
+            .and_then(|()| syscall::update(maps.slots.as_fd(), &(link.index % SLOTS), slot));
+        let attached = match prepared {
+            Ok(()) => Hooks::attach(programs, link, role, ethernet).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("its counters cannot be set: {error}")),
+        };
+        if attached.is_err() {
+            self.free_slots.push(slot);
+        }
+        Ok(State::Attached { hooks: attached?, slot, base: link.counters })
+    }
+
+    /// Forgets an interface; true if it was watched.
+    fn forget(&mut self, index: u32, programs: &mut Ebpf, maps: &Maps) -> bool {
+        let Some(watched) = self.watched.remove(&index) else { return false };
+        let mut report = self.report(index, &watched, maps);
+        if let State::Attached { hooks, slot, .. } = watched.state {
+            hooks.detach(programs);
+            // What still arrives for the index is nobody's.
+            let _ = syscall::update(maps.slots.as_fd(), &(index % SLOTS), 0_u32);
+            self.free_slots.insert(0, slot);
+            report.attachment = Err("it has gone".to_owned());
+            self.departed.push((Instant::now(), report));
+        }
+        true
+    }
+
+    /// Leaves every interface.
+    pub(super) fn leave(&mut self, programs: &mut Ebpf) {
+        for watched in std::mem::take(&mut self.watched).into_values() {
+            if let State::Attached { hooks, .. } = watched.state {
+                hooks.detach(programs);
+            }
+        }
+    }
+
+    /// Attaches anew where another program came before ours.
+    fn return_to_heads(&mut self, programs: &mut Ebpf) -> bool {
+        let mut changed = false;
+        for (index, watched) in &mut self.watched {
+            let State::Attached { hooks, .. } = &mut watched.state else { continue };
+            if !hooks.is_overtaken(programs, *index) {
+                continue;
+            }
+            changed = true;
+            if let Err(error) = hooks.lead_again(programs, *index) {
+                watched.state = State::Waiting(error.to_string());
+            }
+        }
+        changed
+    }
+
+    /// Every watched interface, and those that went within the last minute.
+    pub(super) fn reports(&mut self, maps: &Maps) -> Vec<InterfaceReport> {
+        for link in self.links.dump().unwrap_or_default() {
+            if let Some(watched) = self.watched.get_mut(&link.index) {
+                watched.link.counters = link.counters;
+            }
+        }
+        let present = self.watched.iter().map(|(index, watched)| self.report(*index, watched, maps));
+        present.chain(self.departed.iter().map(|(_, report)| report.clone())).collect()
+    }
+
+    fn report(&self, index: u32, watched: &Watched, maps: &Maps) -> InterfaceReport {
+        let (attachment, link_base, hooks) = match &watched.state {
+            State::Attached { hooks, slot, base } => (Ok(hooks.attachment()), *base, self.counters(*slot, maps)),
+            State::Waiting(reason) => (Err(reason.clone()), watched.link.counters, Default::default()),
+        };
+        InterfaceReport {
+            name: watched.link.name.clone(),
+            index,
+            role: watched.role,
+            attachment,
+            link: watched.link.counters,
+            link_base,
+            hooks,
+        }
+    }
+
+    /// Sum over the CPUs.
+    fn counters(&self, slot: u32, maps: &Maps) -> [HookCounters; 2] {
+        let mut cpus = vec![InterfaceCounters::default(); self.cpus];
+        // A slot within the map is always there.
+        let _ = syscall::lookup_per_cpu(maps.counters.as_fd(), slot, &mut cpus);
+        let mut sums = [HookCounters::default(); 2];
+        for cpu in &cpus {
+            for (sum, hook) in sums.iter_mut().zip(&cpu.hook) {
+                add(sum, hook);
+            }
+        }
+        for sum in &mut sums {
+            let takeover = sum.lost[Reason::Takeover as usize];
+            sum.annotated.packets = sum.annotated.packets.saturating_sub(takeover.packets);
+            sum.annotated.bytes = sum.annotated.bytes.saturating_sub(takeover.bytes);
+        }
+        sums
+    }
+}
+
+fn known_reason(watched: Option<&Watched>) -> Option<String> {
+    match watched.map(|watched| &watched.state) {
+        Some(State::Waiting(reason)) => Some(reason.clone()),
+        _ => None,
+    }
+}
+
+fn add(sum: &mut HookCounters, hook: &HookCounters) {
+    let count = |sum: &mut Count, more: &Count| {
+        sum.packets = sum.packets.wrapping_add(more.packets);
+        sum.bytes = sum.bytes.wrapping_add(more.bytes);
+    };
+    count(&mut sum.seen, &hook.seen);
+    count(&mut sum.annotated, &hook.annotated);
+    for (sum, more) in sum.lost.iter_mut().zip(&hook.lost) {
+        count(sum, more);
+    }
+    sum.segments = sum.segments.wrapping_add(hook.segments);
+    sum.events_lost += hook.events_lost;
+    sum.ends_lost += hook.ends_lost;
+    sum.fragments_alone += hook.fragments_alone;
+}

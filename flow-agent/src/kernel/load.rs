@@ -1,0 +1,198 @@
+//! Loads the kernel programs and opens their maps; every failure a sentence with its remedy.
+
+use super::clock::Tick;
+use super::{KernelConfig, LoadError, RunStatistics};
+use aya::maps::{Map, MapData, MapError, RingBuf};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use flow_common::abi::SILENCE_MS;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+/// What `build.rs` took in; empty where the programs were not built.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flow-ebpf.o"));
+
+/// Programs by role, link layer and hook.
+pub(super) const PROGRAMS: [&str; 8] = [
+    "pod_ingress",
+    "pod_egress",
+    "uplink_ingress",
+    "uplink_egress",
+    "pod_ingress_l3",
+    "pod_egress_l3",
+    "uplink_ingress_l3",
+    "uplink_egress_l3",
+];
+/// Ethertypes that are counted one by one.
+const ETHERTYPES: u32 = 256;
+/// First fragments remembered at one time.
+pub(super) const FRAGMENTS: u32 = 8_192;
+
+/// Loaded programs and open maps.
+pub(super) struct Loaded {
+    pub(super) programs: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) tick: Tick,
+    /// Ticks that count as silence.
+    pub(super) silence: u32,
+    /// Entries of each flow map.
+    pub(super) max_flows: u32,
+}
+
+impl Loaded {
+    /// Run times of every program.
+    pub(super) fn run_statistics(&self) -> Vec<RunStatistics> {
+        let infos = self.programs.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
+        let statistics = infos.map(|(name, info)| RunStatistics {
+            program: name.to_owned(),
+            runs: info.run_count(),
+            run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+        });
+        statistics.collect()
+    }
+}
+
+/// The maps by name.
+pub(super) struct Maps {
+    pub(super) flows4: OwnedFd,
+    pub(super) flows6: OwnedFd,
+    pub(super) slots: OwnedFd,
+    pub(super) counters: OwnedFd,
+    pub(super) ethertypes: OwnedFd,
+    pub(super) events: RingBuf<MapData>,
+    pub(super) ends: RingBuf<MapData>,
+}
+
+/// Loads everything; attaches nothing.
+pub(super) fn load(config: &KernelConfig) -> Result<Loaded, LoadError> {
+    if OBJECT.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    raise_memory_limit();
+    let tick = measure_tick()?;
+    let silence = tick.ticks(SILENCE_MS);
+    let ring = config.ring_bytes.max(4_096).checked_next_power_of_two().unwrap_or(1 << 31);
+    let mut programs = EbpfLoader::new()
+        .map_max_entries("flows4", config.max_flows)
+        .map_max_entries("flows6", config.max_flows)
+        // Slot 0 is for what is not known.
+        .map_max_entries("counters", config.max_interfaces.saturating_add(1))
+        .map_max_entries("ethertypes", ETHERTYPES)
+        .map_max_entries("fragments", FRAGMENTS)
+        .map_max_entries("events", ring)
+        .map_max_entries("ends", ring)
+        .override_global("SILENCE", &silence, true)
+        .load(OBJECT)?;
+    for name in PROGRAMS {
+        program(&mut programs, name)?.load().map_err(|error| refused(name, error))?;
+    }
+    let maps = Maps::take(&mut programs)?;
+    Ok(Loaded { programs, maps, tick, silence, max_flows: config.max_flows })
+}
+
+/// One of the object's programs.
+pub(super) fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    let program = programs.program_mut(name).ok_or(LoadError::Incomplete { name })?;
+    program.try_into().map_err(|_| LoadError::Incomplete { name })
+}
+
+/// The tick is a constant of the programs, so it is measured before they are loaded: with the object's smallest program and
+/// maps of one entry.
+fn measure_tick() -> Result<Tick, LoadError> {
+    let mut programs = EbpfLoader::new().load(OBJECT)?;
+    let clock = program(&mut programs, "clock")?;
+    clock.load().map_err(|error| refused("clock", error))?;
+    let clocks = take(&mut programs, "clocks")?;
+    let clock = program(&mut programs, "clock")?;
+    Tick::measure(clock, clocks.as_fd()).map_err(LoadError::Clock)
+}
+
+impl Maps {
+    fn take(programs: &mut Ebpf) -> Result<Self, LoadError> {
+        Ok(Self {
+            flows4: take(programs, "flows4")?,
+            flows6: take(programs, "flows6")?,
+            slots: take(programs, "slots")?,
+            counters: take(programs, "counters")?,
+            ethertypes: take(programs, "ethertypes")?,
+            events: ring(programs, "events")?,
+            ends: ring(programs, "ends")?,
+        })
+    }
+}
+
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    match programs.take_map(name) {
+        Some(Map::HashMap(map) | Map::Array(map) | Map::PerCpuArray(map)) => {
+            map.fd().as_fd().try_clone_to_owned().map_err(|error| LoadError::Map { name: name.to_owned(), error })
+        }
+        _ => Err(LoadError::Incomplete { name }),
+    }
+}
+
+fn ring(programs: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
+    let map = programs.take_map(name).ok_or(LoadError::Incomplete { name })?;
+    RingBuf::try_from(map).map_err(LoadError::from)
+}
+
+/// Below kernel 5.11 maps are charged against RLIMIT_MEMLOCK; above it the call changes nothing. Where it is refused, the
+/// creation of the maps tells.
+fn raise_memory_limit() {
+    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited);
+}
+
+fn refused(name: &'static str, error: ProgramError) -> LoadError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => match io_error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) if verifier_log.to_string().is_empty() => LoadError::NotPermitted,
+            Some(libc::EINVAL) if verifier_log.to_string().is_empty() => LoadError::NoTc,
+            _ => LoadError::Refused { name, error: io_error, log: last_lines(&verifier_log.to_string()) },
+        },
+        other => LoadError::Other(other.into()),
+    }
+}
+
+/// The verifier's reason is at the end of its words.
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines.get(lines.len().saturating_sub(6)..).unwrap_or_default().join("\n")
+}
+
+impl From<EbpfError> for LoadError {
+    fn from(error: EbpfError) -> Self {
+        match error {
+            EbpfError::MapError(error) => error.into(),
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl From<MapError> for LoadError {
+    fn from(error: MapError) -> Self {
+        match error {
+            MapError::CreateError { name, io_error } => match io_error.raw_os_error() {
+                Some(libc::EPERM) if is_privileged() => Self::MemoryLimit { name },
+                Some(libc::EPERM) => Self::NotPermitted,
+                Some(libc::ENOSYS) => Self::NoBpf,
+                Some(libc::ENOMEM) => Self::NoMemory { name },
+                _ => Self::Map { name, error: io_error },
+            },
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
+/// Whether the effective capabilities have CAP_BPF or CAP_SYS_ADMIN, so that a refusal has another reason.
+fn is_privileged() -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    const BPF: u64 = 1 << 39;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    u64::from_str_radix(effective.trim(), 16).is_ok_and(|bits| bits & (SYS_ADMIN | BPF) != 0)
+}
+
+/// Turns the cause of a refused map into an error of the running agent.
+pub(super) fn map_error(call: &'static str, map: &'static str) -> impl FnOnce(io::Error) -> super::MapError {
+    move |source| super::MapError { call, map, source }
+}

@@ -1,0 +1,246 @@
+//! The bpf() commands that aya has no call for: whole values and batches of maps into our own buffers, TCX links by interface index,
+//! the chain of programs on a hook.
+//!
+//! Every function is one system call. Keys and values are the plain types of [`flow_common::abi`].
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
+const MAP_DELETE_ELEM: libc::c_long = 3;
+const MAP_GET_NEXT_KEY: libc::c_long = 4;
+const PROG_QUERY: libc::c_long = 16;
+const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const LINK_CREATE: libc::c_long = 28;
+const ENABLE_STATS: libc::c_long = 32;
+
+/// Data that the kernel may read and write as bytes.
+///
+/// # Safety
+/// Any bit pattern is a value, and there is no padding.
+pub(super) unsafe trait Plain: Copy + Default {}
+
+// SAFETY: integers only; their sizes are asserted to be the sum of the fields'.
+unsafe impl Plain for flow_common::abi::Key4 {}
+// SAFETY: as above.
+unsafe impl Plain for flow_common::abi::Key6 {}
+// SAFETY: as above.
+unsafe impl Plain for flow_common::abi::Flow {}
+// SAFETY: as above.
+unsafe impl Plain for flow_common::abi::Count {}
+// SAFETY: as above.
+unsafe impl Plain for flow_common::abi::InterfaceCounters {}
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: integers.
+unsafe impl Plain for [u64; 2] {}
+
+/// `bpf_attr` for the element commands.
+#[repr(C)]
+struct Element {
+    map: RawFd,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `bpf_attr` for the batch commands.
+#[repr(C)]
+struct Batch {
+    before: u64,
+    after: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: RawFd,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// `bpf_attr` for BPF_LINK_CREATE on a network device.
+#[repr(C)]
+struct LinkCreate {
+    program: RawFd,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    padding: u32,
+    expected_revision: u64,
+}
+
+/// `bpf_attr` for BPF_PROG_QUERY on a network device.
+#[repr(C)]
+struct Query {
+    ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    padding: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: every attribute type here is laid out as the kernel's, and the pointers in it are valid for what the command
+    // reads and writes: that is each caller's to see to.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn element<K, V>(map: BorrowedFd<'_>, key: &K, value: *mut V) -> Element {
+    let (key, value) = (std::ptr::from_ref(key) as u64, value as u64);
+    Element { map: map.as_raw_fd(), padding: 0, key, value, flags: 0 }
+}
+
+/// Makes absence a value.
+fn found(result: io::Result<libc::c_long>) -> io::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The value of a key.
+pub(super) fn lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let there = found(bpf(MAP_LOOKUP_ELEM, &mut element(map, key, &raw mut value)))?;
+    Ok(there.then_some(value))
+}
+
+/// The values of a key of a per-CPU map, one for each possible CPU; `values` must have room for them all.
+pub(super) fn lookup_per_cpu<V: Plain>(map: BorrowedFd<'_>, key: u32, values: &mut [V]) -> io::Result<()> {
+    bpf(MAP_LOOKUP_ELEM, &mut element(map, &key, values.as_mut_ptr())).map(drop)
+}
+
+/// Sets the values of a key of a per-CPU map.
+pub(super) fn update_per_cpu<V: Plain>(map: BorrowedFd<'_>, key: u32, values: &mut [V]) -> io::Result<()> {
+    bpf(MAP_UPDATE_ELEM, &mut element(map, &key, values.as_mut_ptr())).map(drop)
+}
+
+/// Sets a value.
+pub(super) fn update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, mut value: V) -> io::Result<()> {
+    bpf(MAP_UPDATE_ELEM, &mut element(map, key, &raw mut value)).map(drop)
+}
+
+/// Removes a key and gives its last value; none if it was not there.
+pub(super) fn take<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let there = found(bpf(MAP_LOOKUP_AND_DELETE_ELEM, &mut element(map, key, &raw mut value)))?;
+    Ok(there.then_some(value))
+}
+
+/// Removes a key; false if it was not there.
+pub(super) fn delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    found(bpf(MAP_DELETE_ELEM, &mut element(map, key, std::ptr::null_mut::<u32>())))
+}
+
+/// The key after `key`, or the first.
+pub(super) fn next_key<K: Plain>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Option<K>> {
+    let mut next = K::default();
+    let key = key.map_or(0, |key| std::ptr::from_ref(key) as u64);
+    let mut attributes = Element { map: map.as_raw_fd(), padding: 0, key, value: &raw mut next as u64, flags: 0 };
+    Ok(found(bpf(MAP_GET_NEXT_KEY, &mut attributes))?.then_some(next))
+}
+
+/// Appends up to `count` entries of a hash, from a cursor on (none: the beginning), and moves it. False once the end is
+/// reached. ENOSPC: a bucket holds more than `count`.
+pub(super) fn lookup_batch<K: Plain, V: Plain>(
+    map: BorrowedFd<'_>,
+    cursor: &mut Option<u32>,
+    count: u32,
+    keys: &mut Vec<K>,
+    values: &mut Vec<V>,
+) -> io::Result<bool> {
+    let room = count as usize;
+    keys.reserve(room);
+    values.reserve(room);
+    let before = cursor.unwrap_or(0);
+    let mut after = 0_u32;
+    let mut attributes = Batch {
+        before: if cursor.is_some() { &raw const before as u64 } else { 0 },
+        after: &raw mut after as u64,
+        keys: keys.spare_capacity_mut().as_mut_ptr() as u64,
+        values: values.spare_capacity_mut().as_mut_ptr() as u64,
+        count,
+        map: map.as_raw_fd(),
+        element_flags: 0,
+        flags: 0,
+    };
+    let more = found(bpf(MAP_LOOKUP_BATCH, &mut attributes))?;
+    let given = (attributes.count as usize).min(room);
+    // SAFETY: room was reserved, the kernel has written `given` of each, and any bytes are a key and a value.
+    unsafe {
+        keys.set_len(keys.len() + given);
+        values.set_len(values.len() + given);
+    }
+    *cursor = Some(after);
+    Ok(more)
+}
+
+/// A hook in the kernel's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum TcxHook {
+    /// BPF_TCX_INGRESS.
+    Ingress = 46,
+    /// BPF_TCX_EGRESS.
+    Egress = 47,
+}
+
+/// Puts a program at the head of a TCX chain; it leaves it when the link is closed.
+pub(super) fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Result<OwnedFd> {
+    /// BPF_F_BEFORE without a relative: before all.
+    const BEFORE: u32 = 1 << 3;
+    let mut attributes = LinkCreate {
+        program: program.as_raw_fd(),
+        ifindex,
+        attach_type: hook as u32,
+        flags: BEFORE,
+        relative: 0,
+        padding: 0,
+        expected_revision: 0,
+    };
+    let fd = bpf(LINK_CREATE, &mut attributes)?;
+    owned(fd)
+}
+
+/// The id of the first program of a TCX chain, if there is any.
+pub(super) fn tcx_head(ifindex: u32, hook: TcxHook) -> io::Result<Option<u32>> {
+    let mut programs = [0_u32; 64];
+    let mut attributes = Query {
+        ifindex,
+        attach_type: hook as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        programs: programs.as_mut_ptr() as u64,
+        count: 64,
+        padding: 0,
+        program_flags: 0,
+        links: 0,
+        link_flags: 0,
+        revision: 0,
+    };
+    bpf(PROG_QUERY, &mut attributes)?;
+    Ok((attributes.count > 0).then_some(programs[0]))
+}
+
+/// Turns the kernel's run-time statistics on for as long as the result lives.
+pub(super) fn enable_statistics() -> io::Result<OwnedFd> {
+    owned(bpf(ENABLE_STATS, &mut 0_u32)?)
+}
+
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just given it to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,184 @@
+//! Attaching in a network namespace of each test's own: veth pairs come and go, programs find and leave them.
+//!
+//! Needs root and the built kernel programs; says so where either is missing.
+
+use flow_agent::kernel::{
+    Attachment, Deleted, Events, InterfaceReport, Kernel, KernelConfig, Role, Slice, SweepProgress,
+};
+use flow_common::abi::{EVENT_NEW, Reason};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A namespace that this thread and its children are in, and another one held open by a sleeping process.
+struct Lab {
+    other: Child,
+}
+
+impl Lab {
+    fn new() -> Self {
+        #[expect(deprecated, reason = "its successor is unsafe because of flags that this call does not have")]
+        let entered = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET);
+        entered.expect("these tests make network namespaces: run them as root, `sudo -E cargo test -p flow-agent`");
+        let other = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().expect("util-linux is installed");
+        let lab = Self { other };
+        lab.until("the other namespace is there", || {
+            let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+            namespace(&lab.other.id().to_string()) != namespace("thread-self")
+        });
+        ip("link set lo up");
+        lab
+    }
+
+    /// A pair, one end moved into the other namespace.
+    fn pod(&self, name: &str, addr: &str) {
+        ip(&format!("link add {name} type veth peer name {name}p netns {}", self.other.id()));
+        ip(&format!("addr add {addr}.1/24 dev {name}"));
+        ip(&format!("link set {name} up"));
+        self.inside(&format!("ip addr add {addr}.2/24 dev {name}p"));
+        self.inside(&format!("ip link set {name}p up"));
+    }
+
+    fn inside(&self, command: &str) {
+        run("nsenter", &format!("--net=/proc/{}/ns/net {command}", self.other.id()));
+    }
+
+    fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !done() {
+            assert!(begin.elapsed() < Duration::from_secs(5), "not within 5 s: {what}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.other.kill();
+        let _ = self.other.wait();
+    }
+}
+
+fn ip(arguments: &str) {
+    run("ip", arguments);
+}
+
+fn run(program: &str, arguments: &str) {
+    let output = Command::new(program)
+        .args(arguments.split(' '))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program} is not installed: {error}"));
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn load() -> Kernel {
+    let patterns = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    let config = KernelConfig {
+        max_flows: 1_024,
+        max_interfaces: 8,
+        ring_bytes: 65_536,
+        pods: patterns(&["veth*", "!veth-not"]),
+        uplinks: patterns(&["up*"]),
+    };
+    Kernel::load(&config).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn report(kernel: &mut Kernel, name: &str) -> Option<InterfaceReport> {
+    kernel.interfaces().into_iter().find(|report| report.name == name)
+}
+
+fn attached(kernel: &mut Kernel, name: &str) -> bool {
+    kernel.refresh().expect("links can be read");
+    report(kernel, name).is_some_and(|report| report.attachment.is_ok())
+}
+
+#[test]
+fn interfaces_are_attached_as_they_come_and_forgotten_as_they_go() {
+    let lab = Lab::new();
+    lab.pod("veth0", "10.9.0");
+    let mut kernel = load();
+    let there = report(&mut kernel, "veth0").expect("named by a pattern");
+    assert_eq!((there.role, there.attachment), (Role::Pod, Ok(Attachment::Tcx)));
+
+    lab.pod("veth1", "10.9.1");
+    lab.until("a new pair is attached", || attached(&mut kernel, "veth1"));
+    lab.pod("up0", "10.9.2");
+    lab.until("an uplink is attached", || attached(&mut kernel, "up0"));
+    assert_eq!(report(&mut kernel, "up0").expect("attached").role, Role::Uplink);
+
+    ip("link add veth-not type veth peer name veth-inside");
+    kernel.refresh().expect("links can be read");
+    assert!(report(&mut kernel, "veth-not").is_none(), "excluded by name");
+    let waiting = report(&mut kernel, "veth-inside").expect("named by a pattern").attachment;
+    assert!(waiting.as_ref().is_err_and(|reason| reason.contains("other end")), "{waiting:?}");
+    ip(&format!("link set veth-not netns {}", lab.other.id()));
+    lab.until("a pair whose other end moved is attached", || attached(&mut kernel, "veth-inside"));
+
+    ip("link del veth1");
+    lab.until("a gone interface says so", || {
+        kernel.refresh().expect("links can be read")
+            && report(&mut kernel, "veth1").is_some_and(|report| report.attachment.is_err())
+    });
+}
+
+#[test]
+fn every_packet_of_an_interface_is_seen_and_accounted_for() {
+    let lab = Lab::new();
+    lab.pod("veth0", "10.9.0");
+    ip("addr add fd09::1/64 dev veth0 nodad");
+    lab.inside("ip addr add fd09::2/64 dev veth0p nodad");
+    let mut kernel = load();
+    let mut events = Events::default();
+    run("ping", "-q -c 5 -i 0.002 -W 2 10.9.0.2");
+    run("ping", "-q -c 4 -i 0.002 -W 2 fd09::2");
+    kernel.poll_events(&mut events);
+    let echo = u16::from_be_bytes([8, 0]).to_be();
+    let ping = events.started.iter().find(|event| event.family == 4 && event.key.port[1] == echo);
+    let ping = ping.expect("a ping's first packet is an event");
+    assert_eq!((ping.kind, ping.key.protocol, ping.flow.generation), (EVENT_NEW, 1, 0));
+    let flow = kernel.lookup4(&ping.key.to_key4()).expect("a map").expect("a flow");
+    assert_eq!(flow.direction.map(|direction| (direction.packets, direction.bytes)), [(5, 420); 2]);
+
+    let report = report(&mut kernel, "veth0").expect("attached");
+    let [ingress, egress] = report.hooks;
+    let link = |now: u64, base: u64| now - base;
+    assert_eq!(ingress.seen.packets, link(report.link.rx_packets, report.link_base.rx_packets));
+    assert_eq!(egress.seen.packets, link(report.link.tx_packets, report.link_base.tx_packets));
+    let mut counted = 0;
+    let mut slice = Slice::default();
+    while kernel.sweep(64, &mut slice).expect("a map") == SweepProgress::More {
+        counted += packets(&slice);
+    }
+    counted += packets(&slice);
+    let lost = |reason: Reason| report.hooks.iter().map(|hook| hook.lost[reason as usize].packets).sum::<u64>();
+    let seen = ingress.seen.packets + egress.seen.packets;
+    assert_eq!(seen, counted + Reason::ALL.map(lost).iter().sum::<u64>());
+    let arp = kernel.ethertypes().expect("a map").into_iter().find(|(ethertype, _)| *ethertype == 0x0806);
+    assert_eq!(arp.map_or(0, |(_, count)| count.packets), lost(Reason::NotIp));
+}
+
+fn packets(slice: &Slice) -> u64 {
+    let flows = slice.flows4.iter().chain(&slice.flows6);
+    flows.flat_map(|flow| flow.direction).map(|direction| direction.packets).sum()
+}
+
+#[test]
+fn flows_that_are_not_quiet_stay() {
+    let lab = Lab::new();
+    lab.pod("veth0", "10.9.0");
+    let mut kernel = load();
+    run("ping", "-q -c 1 -W 2 10.9.0.2");
+    let mut slice = Slice::default();
+    while kernel.sweep(64, &mut slice).expect("a map") == SweepProgress::More {}
+    let keys = slice.keys4.clone();
+    assert_eq!(keys.len(), 1);
+    let mut deleted = Deleted::default();
+    kernel.delete(&keys, &[], &mut deleted).expect("a map");
+    assert_eq!((deleted.removed, deleted.kept.keys4.as_slice()), (0, keys.as_slice()));
+    lab.until("they are quiet", || {
+        kernel.delete(&keys, &[], &mut deleted).expect("a map");
+        deleted.removed == 1
+    });
+    assert_eq!(kernel.lookup4(&keys[0]).expect("a map"), None);
+    drop(lab);
+}

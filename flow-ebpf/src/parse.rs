@@ -1,0 +1,434 @@
+//! From header bytes to a flow key: what a packet is, between whom, and how many layer-3 bytes it has.
+//!
+//! Takes anything that loads headers from an offset: the packet in the kernel, a slice in tests. [`plain4`] and [`plain6`]
+//! know only the common packets, each at the price of one or two bounds checks; [`packet`] knows all, and agrees with them.
+//! Counts nothing and looks nothing up: joining fragments is left to the caller.
+
+use flow_common::abi::{Key4, Key6, STATE_GUESSED, STATE_REVERSED};
+
+mod transport;
+
+pub use transport::Transport;
+
+/// Bytes of a header as they stand in the packet.
+///
+/// # Safety
+/// Any bit pattern is a value, and there is no padding.
+pub unsafe trait Header: Copy {}
+
+/// Where headers come from.
+pub trait Load {
+    /// The header at an offset from the frame's beginning; none if the frame ends before it does.
+    fn load<T: Header>(&self, offset: u32) -> Option<T>;
+}
+
+/// A frame as the hook shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// Ethertype of the outermost header behind the link layer, as loaded.
+    pub protocol: u16,
+    /// Length of the link-layer header: 14, or 0 on a layer-3 device.
+    pub link: u32,
+    /// Length of the whole frame.
+    pub length: u32,
+    /// Whether the packet stands for several segments, so that an IP length of 0 means the frame's.
+    pub gso: bool,
+}
+
+/// A packet of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packet {
+    /// 4 or 6.
+    pub family: u32,
+    /// The flow's key; IPv4 as [`Key6::from`] puts it.
+    pub key: Key6,
+    /// Index of its direction: 1 if it goes from the key's end 1 to end 0.
+    pub direction: u32,
+    /// Layer-3 bytes.
+    pub bytes: u32,
+    /// TCP flags; 0 for other protocols.
+    pub flags: u32,
+    /// Offset of the transport header.
+    pub transport: u32,
+    /// Offset of the first byte behind the packet.
+    pub end: u32,
+    /// [`flow_common::abi::Flow::state`] of a flow that begins with this packet.
+    pub state: u32,
+    /// Whether it is a part of a datagram.
+    pub fragment: Fragment,
+    /// Which datagram's, if it is a part.
+    pub datagram: Datagram,
+}
+
+/// Part of a datagram.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// No: all of it.
+    #[default]
+    Whole,
+    /// The first, which has the ports.
+    First,
+    /// A later one, whose ports are those of the first.
+    Later,
+}
+
+/// What fragments of one datagram have in common.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Datagram {
+    /// Source address; IPv4 in the first half.
+    pub src: [u64; 2],
+    /// Destination address.
+    pub dst: [u64; 2],
+    /// The datagram's identification, as loaded.
+    pub id: u32,
+    /// IPv4: the protocol. IPv6: 0, because only the first fragment shows it.
+    pub protocol: u32,
+}
+
+/// Why a frame has no flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Headers that contradict themselves or the frame.
+    Malformed,
+    /// Not IP but this ethertype, as loaded.
+    NotIp(u16),
+    /// More than six extension headers.
+    Unsupported,
+}
+
+/// Ethertype of IPv4, as loaded.
+pub const IPV4: u16 = 0x0800_u16.to_be();
+/// Ethertype of IPv6, as loaded.
+pub const IPV6: u16 = 0x86dd_u16.to_be();
+/// Ethertype of a VLAN tag, as loaded.
+const VLAN: u16 = 0x8100_u16.to_be();
+/// Ethertype of a provider's VLAN tag, as loaded.
+const PROVIDER_VLAN: u16 = 0x88a8_u16.to_be();
+
+/// Protocol number.
+pub const TCP: u8 = 6;
+/// Protocol number.
+pub const UDP: u8 = 17;
+
+/// Extension headers that are followed.
+const EXTENSIONS: u32 = 6;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// Reads the packet in any frame into a place of the caller's, because a program has little stack of its own.
+#[inline(always)]
+pub fn packet<L: Load>(load: &L, frame: Frame, into: &mut Packet) -> Result<(), Refusal> {
+    let mut offset = frame.link;
+    let mut protocol = frame.protocol;
+    for _ in 0..2 {
+        if protocol == VLAN || protocol == PROVIDER_VLAN {
+            let tag: Tag = load.load(offset).ok_or(Refusal::Malformed)?;
+            protocol = tag.protocol;
+            offset = offset.wrapping_add(4);
+        }
+    }
+    match protocol {
+        IPV4 => ipv4(load, frame, offset, into),
+        IPV6 => ipv6(load, frame, offset, into),
+        other => Err(Refusal::NotIp(other)),
+    }
+}
+
+/// What the common packets come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<K> {
+    /// The flow's key.
+    pub key: K,
+    /// Whether it goes from the key's end 1 to end 0.
+    pub reversed: bool,
+    /// Layer-3 bytes.
+    pub bytes: u32,
+    /// TCP flags; 0 for UDP.
+    pub flags: u32,
+    /// Offset of the transport header.
+    pub transport: u32,
+}
+
+/// TCP or UDP over IPv4 without options, fragments or faults; none for anything else.
+#[inline(always)]
+pub fn plain4<L: Load>(load: &L, link: u32, length: u32) -> Option<Plain<Key4>> {
+    let header: Ipv4Ports = load.load(link)?;
+    let ip = &header.ip;
+    let bytes = u32::from(u16::from_be(ip.total));
+    if ip.version_ihl != 0x45 || ip.fragment & FRAGMENTED != 0 || link.wrapping_add(bytes) > length {
+        return None;
+    }
+    let transport = link.wrapping_add(20);
+    let flags = plain_flags(load, ip.protocol, transport, bytes.wrapping_sub(20), bytes >= 28)?;
+    let [src_port, dst_port] = header.ports;
+    let reversed = ip.src > ip.dst || (ip.src == ip.dst && src_port > dst_port);
+    let key = if reversed {
+        Key4 { addr: [ip.dst, ip.src], port: [dst_port, src_port], protocol: ip.protocol, scope: [0; 3] }
+    } else {
+        Key4 { addr: [ip.src, ip.dst], port: [src_port, dst_port], protocol: ip.protocol, scope: [0; 3] }
+    };
+    Some(Plain { key, reversed, bytes, flags, transport })
+}
+
+/// TCP or UDP over IPv6 without extension headers or faults; none for anything else.
+#[inline(always)]
+pub fn plain6<L: Load>(load: &L, link: u32, length: u32) -> Option<Plain<Key6>> {
+    let header: Ipv6Ports = load.load(link)?;
+    let ip = &header.ip;
+    let payload = u32::from(u16::from_be(ip.payload));
+    let bytes = payload.wrapping_add(40);
+    if ip.version & 0xf0 != 0x60 || link.wrapping_add(bytes) > length {
+        return None;
+    }
+    let transport = link.wrapping_add(40);
+    let flags = plain_flags(load, ip.next, transport, payload, payload >= 8)?;
+    let [src_port, dst_port, ..] = header.ports;
+    let reversed = above6(&ip.src, &ip.dst, src_port, dst_port);
+    let key = if reversed {
+        Key6 { addr: [ip.dst, ip.src], port: [dst_port, src_port], protocol: ip.next, scope: [0; 3] }
+    } else {
+        Key6 { addr: [ip.src, ip.dst], port: [src_port, dst_port], protocol: ip.next, scope: [0; 3] }
+    };
+    Some(Plain { key, reversed, bytes, flags, transport })
+}
+
+/// Flags of a whole TCP header, 0 for a whole UDP one, none for everything else.
+#[inline(always)]
+fn plain_flags<L: Load>(load: &L, protocol: u8, transport: u32, payload: u32, udp_fits: bool) -> Option<u32> {
+    match protocol {
+        TCP if udp_fits && payload >= 20 => transport::tcp_flags(load, transport),
+        UDP if udp_fits => Some(0),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn above6(src: &[u64; 2], dst: &[u64; 2], src_port: u16, dst_port: u16) -> bool {
+    let ([a, b], [c, d]) = (*src, *dst);
+    if a != c {
+        a > c
+    } else if b != d {
+        b > d
+    } else {
+        src_port > dst_port
+    }
+}
+
+#[inline(always)]
+fn ipv4<L: Load>(load: &L, frame: Frame, offset: u32, into: &mut Packet) -> Result<(), Refusal> {
+    let ip: Ipv4 = load.load(offset).ok_or(Refusal::Malformed)?;
+    let header = u32::from(ip.version_ihl & 0x0f).wrapping_mul(4);
+    let room = frame.length.wrapping_sub(offset);
+    let bytes = match u32::from(u16::from_be(ip.total)) {
+        0 if frame.gso => room,
+        total => total,
+    };
+    if ip.version_ihl & 0xf0 != 0x40 || header < 20 || bytes < header || bytes > room {
+        return Err(Refusal::Malformed);
+    }
+    into.family = 4;
+    into.bytes = bytes;
+    into.end = offset.wrapping_add(bytes);
+    into.transport = offset.wrapping_add(header);
+    into.key.protocol = ip.protocol;
+    into.datagram.src = [u64::from(ip.src), 0];
+    into.datagram.dst = [u64::from(ip.dst), 0];
+    into.datagram.id = u32::from(ip.id);
+    into.datagram.protocol = u32::from(ip.protocol);
+    into.fragment = if ip.fragment & FRAGMENTED == 0 {
+        Fragment::Whole
+    } else if ip.fragment & FRAGMENT_OFFSET == 0 {
+        Fragment::First
+    } else {
+        Fragment::Later
+    };
+    ends(load, into);
+    Ok(())
+}
+
+#[inline(always)]
+fn ipv6<L: Load>(load: &L, frame: Frame, offset: u32, into: &mut Packet) -> Result<(), Refusal> {
+    let ip: Ipv6 = load.load(offset).ok_or(Refusal::Malformed)?;
+    let room = frame.length.wrapping_sub(offset);
+    let bytes = match u32::from(u16::from_be(ip.payload)) {
+        0 if frame.gso || ip.next == HOP_BY_HOP => room,
+        payload => payload.wrapping_add(40),
+    };
+    if ip.version & 0xf0 != 0x60 || bytes < 40 || bytes > room {
+        return Err(Refusal::Malformed);
+    }
+    into.family = 6;
+    into.bytes = bytes;
+    into.end = offset.wrapping_add(bytes);
+    into.transport = offset.wrapping_add(40);
+    into.key.protocol = ip.next;
+    into.datagram.src = ip.src;
+    into.datagram.dst = ip.dst;
+    into.datagram.id = 0;
+    into.datagram.protocol = 0;
+    into.fragment = Fragment::Whole;
+    extensions(load, into)?;
+    ends(load, into);
+    Ok(())
+}
+
+/// Walks along IPv6 extension headers to the transport header, or to the end of what a later fragment shows.
+#[inline(always)]
+fn extensions<L: Load>(load: &L, into: &mut Packet) -> Result<(), Refusal> {
+    for _ in 0..EXTENSIONS {
+        let next = into.key.protocol;
+        if !is_extension(next) || into.fragment == Fragment::Later {
+            return Ok(());
+        }
+        let header: Extension = load.load(into.transport).ok_or(Refusal::Malformed)?;
+        let units = u32::from(header.length);
+        let size = match next {
+            FRAGMENT => 8,
+            AUTHENTICATION => units.wrapping_add(2).wrapping_mul(4),
+            _ => units.wrapping_add(1).wrapping_mul(8),
+        };
+        into.transport = into.transport.wrapping_add(size);
+        into.key.protocol = header.next;
+        if into.transport > into.end {
+            return Err(Refusal::Malformed);
+        }
+        if next == FRAGMENT && header.fragment & (OFFSET6 | MORE6) != 0 {
+            into.datagram.id = header.id;
+            into.fragment = if header.fragment & OFFSET6 != 0 { Fragment::Later } else { Fragment::First };
+        }
+    }
+    if is_extension(into.key.protocol) && into.fragment != Fragment::Later {
+        return Err(Refusal::Unsupported);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+}
+
+/// Reads the transport header and sorts the ends.
+#[inline(always)]
+fn ends<L: Load>(load: &L, into: &mut Packet) {
+    let transport = match into.fragment {
+        Fragment::Later => Transport::NONE,
+        _ => Transport::load(load, into.family, into.key.protocol, into.transport, into.end),
+    };
+    let (src, dst) = (into.datagram.src, into.datagram.dst);
+    let [src_port, dst_port] = transport.ports;
+    let reversed = match transport.query {
+        Some(reply) if src == dst => reply,
+        Some(_) => above6(&src, &dst, 0, 0),
+        None => above6(&src, &dst, src_port, dst_port),
+    };
+    into.key.addr = if reversed { [dst, src] } else { [src, dst] };
+    // An ICMP identifier and type belong to no end.
+    into.key.port = if reversed && transport.query.is_none() { [dst_port, src_port] } else { [src_port, dst_port] };
+    into.key.scope = [0; 3];
+    into.direction = u32::from(reversed);
+    into.flags = transport.flags;
+    into.state = match transport.query {
+        Some(reply) if transport.answers => originator(reversed != reply),
+        _ => crate::tcp::origin(transport.flags, reversed),
+    };
+}
+
+/// State of a flow whose originator is known.
+#[inline(always)]
+pub(crate) fn originator(reversed: bool) -> u32 {
+    if reversed { STATE_REVERSED } else { 0 }
+}
+
+/// State of a flow whose originator is the sender of the first packet seen, for want of better.
+#[inline(always)]
+pub(crate) fn guessed(reversed: bool) -> u32 {
+    originator(reversed) | STATE_GUESSED
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Tag {
+    control: u16,
+    protocol: u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4 {
+    version_ihl: u8,
+    service: u8,
+    total: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    src: u32,
+    dst: u32,
+}
+
+/// More fragments, or an offset, in [`Ipv4::fragment`] as loaded.
+const FRAGMENTED: u16 = 0x3fff_u16.to_be();
+const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4Ports {
+    ip: Ipv4,
+    ports: [u16; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6 {
+    version: u8,
+    label: [u8; 3],
+    payload: u16,
+    next: u8,
+    hops: u8,
+    src: [u64; 2],
+    dst: [u64; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6Ports {
+    ip: Ipv6,
+    // Four of them to be free of padding; with UDP's and TCP's shortest header they are there.
+    ports: [u16; 4],
+}
+
+/// First eight bytes of any extension header; `fragment` and `id` mean that only in a fragment header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Extension {
+    next: u8,
+    length: u8,
+    fragment: u16,
+    id: u32,
+}
+
+const OFFSET6: u16 = 0xfff8_u16.to_be();
+const MORE6: u16 = 0x0001_u16.to_be();
+
+// SAFETY: integers only, no padding.
+unsafe impl Header for Tag {}
+// SAFETY: integers only, no padding.
+unsafe impl Header for Ipv4 {}
+// SAFETY: integers only, no padding.
+unsafe impl Header for Ipv4Ports {}
+// SAFETY: integers only, no padding.
+unsafe impl Header for Ipv6 {}
+// SAFETY: integers only, no padding.
+unsafe impl Header for Ipv6Ports {}
+// SAFETY: integers only, no padding.
+unsafe impl Header for Extension {}
+
+const _: () = assert!(size_of::<Ipv4>() == 20 && size_of::<Ipv4Ports>() == 24);
+const _: () = assert!(size_of::<Ipv6>() == 40 && size_of::<Ipv6Ports>() == 48 && size_of::<Extension>() == 8);

@@ -1,0 +1,320 @@
+//! Counts every packet that passes a tc hook in the flow it belongs to, at the one point that owns its direction.
+//!
+//! One program for each hook, role and kind of device, so that these are constants on the packet path. Never changes a
+//! packet nor its fate: the verdict is always TC_ACT_UNSPEC (TCX_NEXT), so other programs run as if ours were not there.
+
+use crate::maps::{COUNTERS, ETHERTYPES, FLOWS4, FLOWS6, SCRATCH, SLOT_OF};
+use crate::packet::{Direct, Whole};
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use flow_common::abi::{
+    ACKED_FIN, Count, Direction, FLAG_FIN, FLAG_RST, FLAG_SYN, FRESH, Flow, HookCounters, Key6, Reason, SLOTS, owner,
+};
+use flow_ebpf::parse::{self, Fragment, Frame, Packet, Plain, Refusal};
+use flow_ebpf::tcp;
+
+mod ends;
+mod fragments;
+mod insert;
+mod owners;
+
+/// Go on with the next program, or with the packet's way.
+const NEXT: i32 = -1;
+/// Length of an Ethernet header.
+const ETHERNET: u32 = 14;
+/// A layer-3 device has none.
+const NONE: u32 = 0;
+const INGRESS: u32 = 0;
+const EGRESS: u32 = owner::EGRESS;
+const POD: u32 = owner::POD;
+const UPLINK: u32 = 0;
+
+/// Declares the program of a hook, a role and a link-layer header length.
+macro_rules! programs {
+    ($($(#[$doc:meta])* $name:ident: $hook:ident $role:ident $link:ident;)*) => {$(
+        $(#[$doc])*
+        #[classifier]
+        fn $name(context: TcContext) -> i32 {
+            run::<{ $hook | $role }, $link>(context.skb.skb);
+            NEXT
+        }
+    )*};
+}
+
+programs! {
+    /// From a Pod.
+    pod_ingress: INGRESS POD ETHERNET;
+    /// To a Pod.
+    pod_egress: EGRESS POD ETHERNET;
+    /// From outside.
+    uplink_ingress: INGRESS UPLINK ETHERNET;
+    /// To outside.
+    uplink_egress: EGRESS UPLINK ETHERNET;
+    /// From a Pod on a layer-3 device.
+    pod_ingress_l3: INGRESS POD NONE;
+    /// To a Pod on a layer-3 device.
+    pod_egress_l3: EGRESS POD NONE;
+    /// From outside on a layer-3 device.
+    uplink_ingress_l3: INGRESS UPLINK NONE;
+    /// To outside on a layer-3 device.
+    uplink_egress_l3: EGRESS UPLINK NONE;
+}
+
+/// What of a packet is counted, and by whom.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Passing {
+    /// See [`owner`].
+    point: u32,
+    bytes: u32,
+    flags: u32,
+    /// Offset of the transport header.
+    transport: u32,
+    /// Offset behind the packet.
+    end: u32,
+    /// State of a flow that begins with it.
+    state: u32,
+    /// Index of its direction.
+    direction: u32,
+}
+
+#[inline(always)]
+fn run<const POINT: u32, const LINK: u32>(skb: *mut __sk_buff) {
+    // SAFETY: the context is valid for the program's whole run.
+    let (ifindex, length, protocol, segments) =
+        unsafe { ((*skb).ifindex, (*skb).len, (*skb).protocol as u16, (*skb).gso_segs) };
+    let point = ifindex << 2 | POINT;
+    let Some(hook) = hook(point) else { return };
+    // SAFETY: this CPU's counters; no other program runs on it meanwhile.
+    unsafe {
+        (*hook).seen.packets += 1;
+        (*hook).segments += if segments == 0 { 1 } else { segments as u64 };
+    }
+    let load = Direct::new(skb);
+    if protocol == parse::IPV4
+        && let Some(plain) = parse::plain4(&load, LINK, length)
+    {
+        let passing = plain_passing::<_, LINK>(point, &plain);
+        // SAFETY: as above.
+        unsafe { (*hook).seen.bytes += plain.bytes as u64 };
+        match FLOWS4.get_ptr_mut(&plain.key) {
+            // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones.
+            Some(flow) => unsafe { count(skb, hook, &passing, flow, &plain.key, 4) },
+            None => begin(skb, hook, &passing, &plain.key, 4),
+        }
+        return;
+    }
+    if protocol == parse::IPV6
+        && let Some(plain) = parse::plain6(&load, LINK, length)
+    {
+        let passing = plain_passing::<_, LINK>(point, &plain);
+        // SAFETY: as above.
+        unsafe { (*hook).seen.bytes += plain.bytes as u64 };
+        match FLOWS6.get_ptr_mut(&plain.key) {
+            // SAFETY: as above.
+            Some(flow) => unsafe { count(skb, hook, &passing, flow, &plain.key, 6) },
+            None => begin(skb, hook, &passing, &plain.key, 6),
+        }
+        return;
+    }
+    uncommon(skb, hook, point, LINK);
+}
+
+#[inline(always)]
+fn plain_passing<K, const LINK: u32>(point: u32, plain: &Plain<K>) -> Passing {
+    Passing {
+        point,
+        bytes: plain.bytes,
+        flags: plain.flags,
+        transport: plain.transport,
+        end: LINK + plain.bytes,
+        state: tcp::origin(plain.flags, plain.reversed),
+        direction: plain.reversed as u32,
+    }
+}
+
+/// Begins a flow.
+#[inline(always)]
+fn begin<K: Copy + Into<Key6>>(skb: *mut __sk_buff, hook: *mut HookCounters, passing: &Passing, key: &K, family: u32) {
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's scratch.
+        unsafe { (*scratch).passing = *passing };
+        stage(key, family);
+        insert::first(skb, hook);
+    }
+}
+
+/// Leaves a key where events are made of it.
+#[inline(always)]
+fn stage<K: Copy + Into<Key6>>(key: &K, family: u32) {
+    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
+        // SAFETY: this CPU's scratch.
+        unsafe {
+            (*scratch).event.family = family;
+            (*scratch).event.key = (*key).into();
+        }
+    }
+}
+
+/// Counters of a point on this CPU.
+#[inline(always)]
+fn hook(point: u32) -> Option<*mut HookCounters> {
+    let slot = SLOT_OF.get_ptr(owner::ifindex(point) & (SLOTS - 1))?;
+    // SAFETY: values of arrays stay where they are.
+    let counters = COUNTERS.get_ptr_mut(unsafe { *slot })?;
+    // SAFETY: both hooks lie within the value.
+    unsafe { Some((&raw mut (*counters).hook).cast::<HookCounters>().add((point & owner::EGRESS) as usize)) }
+}
+
+/// Every packet that the plain paths leave.
+#[inline(never)]
+fn uncommon(skb: *mut __sk_buff, hook: *mut HookCounters, point: u32, link: u32) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's scratch.
+    let packet = unsafe { &mut (*scratch).packet };
+    if classify(skb, hook, link, packet) == 0 {
+        return;
+    }
+    let passing = Passing {
+        point,
+        bytes: packet.bytes,
+        flags: packet.flags,
+        transport: packet.transport,
+        end: packet.end,
+        state: packet.state,
+        direction: packet.direction,
+    };
+    // SAFETY: this CPU's counters.
+    unsafe { (*hook).seen.bytes += packet.bytes as u64 };
+    let flow =
+        if packet.family == 4 { FLOWS4.get_ptr_mut(packet.key.to_key4()) } else { FLOWS6.get_ptr_mut(&packet.key) };
+    match flow {
+        // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones.
+        Some(flow) => unsafe { count(skb, hook, &passing, flow, &packet.key, packet.family) },
+        None => begin(skb, hook, &passing, &packet.key, packet.family),
+    }
+}
+
+/// Reads an uncommon packet; 0 if it belongs to no flow, which is then counted.
+#[inline(never)]
+fn classify(skb: *mut __sk_buff, hook: *mut HookCounters, link: u32, into: &mut Packet) -> u64 {
+    // SAFETY: the context is valid for the program's whole run.
+    let frame =
+        unsafe { Frame { protocol: (*skb).protocol as u16, link, length: (*skb).len, gso: (*skb).gso_size != 0 } };
+    match parse::packet(&Whole(skb), frame, into) {
+        Ok(()) => {
+            if into.fragment != Fragment::Whole {
+                fragments::join(into, hook);
+            }
+            1
+        }
+        Err(refusal) => {
+            refuse(hook, frame, refusal);
+            0
+        }
+    }
+}
+
+#[inline(always)]
+fn refuse(hook: *mut HookCounters, frame: Frame, refusal: Refusal) {
+    let bytes = (frame.length - frame.link) as u64;
+    let reason = match refusal {
+        Refusal::Malformed => Reason::Malformed,
+        Refusal::Unsupported => Reason::Unsupported,
+        Refusal::NotIp(ethertype) => {
+            not_ip(ethertype as u32, bytes);
+            Reason::NotIp
+        }
+    };
+    // SAFETY: this CPU's counters.
+    unsafe { (*hook).seen.bytes += bytes };
+    lose(hook, reason, bytes);
+}
+
+#[inline(always)]
+fn lose(hook: *mut HookCounters, reason: Reason, bytes: u64) {
+    // SAFETY: every reason has its place in the array; this CPU's counters.
+    unsafe {
+        let lost = (&raw mut (*hook).lost).cast::<Count>().add(reason as usize);
+        (*lost).packets += 1;
+        (*lost).bytes += bytes;
+    }
+}
+
+#[inline(always)]
+fn not_ip(ethertype: u32, bytes: u64) {
+    for key in [ethertype, 0] {
+        if let Some(count) = ETHERTYPES.get_ptr_mut(key) {
+            // SAFETY: entries are never deleted.
+            unsafe {
+                add(&raw mut (*count).packets, 1);
+                add(&raw mut (*count).bytes, bytes);
+            }
+            return;
+        }
+        if ETHERTYPES.insert(key, Count { packets: 1, bytes }, 1).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Adds to a counter that other CPUs add to.
+#[inline(always)]
+unsafe fn add(counter: *mut u64, by: u64) {
+    // SAFETY: the caller's pointer; without use of the result it is an instruction that kernel 5.10 knows.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, by) };
+}
+
+/// Counts a packet in its flow if this point owns the direction, else annotates.
+#[inline(always)]
+unsafe fn count<K: Copy + Into<Key6>>(
+    skb: *mut __sk_buff,
+    hook: *mut HookCounters,
+    passing: &Passing,
+    flow: *mut Flow,
+    key: &K,
+    family: u32,
+) {
+    let now = unsafe { bpf_jiffies64() } as u32;
+    // SAFETY: the caller's flow; fields that several CPUs write are counters, added to atomically, or words of which any
+    // written value is right.
+    unsafe {
+        let own = side(flow, passing.direction);
+        if (*own).owner != passing.point {
+            if !owners::counts(passing, flow, own, now) {
+                (*hook).annotated.packets += 1;
+                (*hook).annotated.bytes += passing.bytes as u64;
+                return;
+            }
+        } else if (*own).pending_packets != FRESH {
+            (*own).pending_packets = FRESH;
+            (*own).pending_bytes = 0;
+        }
+        let awaiting = (*own).awaited != 0 && (*own).flags & ACKED_FIN == 0;
+        let mut event = 0;
+        if passing.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0 || awaiting {
+            event = ends::advance(skb, flow, passing.direction, passing.transport, passing.end);
+        } else if passing.flags & !(*own).flags != 0 {
+            (*own).flags |= passing.flags;
+        }
+        add(&raw mut (*own).packets, 1);
+        add(&raw mut (*own).bytes, passing.bytes as u64);
+        if (*own).last != now {
+            (*own).last = now;
+        }
+        if event != 0 {
+            stage(key, family);
+            ends::emit(flow, event, hook);
+        }
+    }
+}
+
+/// The direction a packet counts in.
+#[inline(always)]
+unsafe fn side(flow: *mut Flow, direction: u32) -> *mut Direction {
+    // SAFETY: both directions lie within the flow; the mask tells the verifier.
+    unsafe { (&raw mut (*flow).direction).cast::<Direction>().add((direction & 1) as usize) }
+}

@@ -1,0 +1,33 @@
+//! Beginnings and ends of TCP connections, and the events they cause.
+
+use crate::maps::{ENDS, EVENTS, SCRATCH, send};
+use crate::packet::Whole;
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use flow_common::abi::{EVENT_CLOSED, Flow, HookCounters};
+use flow_ebpf::tcp::{self, Segment};
+
+/// Takes a segment with SYN, FIN, RST or an awaited acknowledgement into account; gives the kind of event to send, or 0.
+#[inline(never)]
+pub(super) unsafe fn advance(skb: *mut __sk_buff, flow: *mut Flow, direction: u32, transport: u32, end: u32) -> u32 {
+    let Some(segment) = Segment::load(&Whole(skb), transport, end) else { return 0 };
+    // SAFETY: the caller's flow; written by other CPUs as well, in whole words of which any is right.
+    unsafe { tcp::advance(&mut *flow, direction & 1 != 0, &segment, || bpf_ktime_get_ns()) }
+}
+
+/// Sends an event with all of the flow, whose key was staged.
+#[inline(never)]
+pub(super) unsafe fn emit(flow: *const Flow, kind: u32, hook: *mut HookCounters) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: the caller's flow, this CPU's scratch and counters.
+    unsafe {
+        let event = &mut (*scratch).event;
+        event.kind = kind;
+        event.flow = *flow;
+        if kind == EVENT_CLOSED {
+            (*hook).ends_lost += !send(&ENDS, event) as u64;
+        } else {
+            (*hook).events_lost += !send(&EVENTS, event) as u64;
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The first packet of a flow.
+
+use super::{Passing, count, lose, side};
+use crate::maps::{EVENTS, FLOWS4, FLOWS6, SCRATCH, send};
+use crate::packet::Whole;
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
+use flow_common::abi::{EVENT_NEW, FLAG_FIN, FLAG_RST, FRESH, Flow, HookCounters, Reason};
+use flow_ebpf::tcp::{self, Segment};
+
+/// Begins the flow with the packet that was staged. Where another CPU did so at the same time, counts in its entry.
+#[inline(never)]
+pub(super) fn first(skb: *mut __sk_buff, hook: *mut HookCounters) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's scratch.
+    let (event, passing) = unsafe { (&mut (*scratch).event, &(*scratch).passing) };
+    event.kind = EVENT_NEW;
+    begin(skb, passing, &mut event.flow);
+    let inserted = if event.family == 4 {
+        FLOWS4.insert(event.key.to_key4(), &event.flow, NO_EXIST)
+    } else {
+        FLOWS6.insert(&event.key, &event.flow, NO_EXIST)
+    };
+    if inserted.is_ok() {
+        // SAFETY: this CPU's counters.
+        unsafe { (*hook).events_lost += !send(&EVENTS, event) as u64 };
+        return;
+    }
+    let flow = if event.family == 4 { FLOWS4.get_ptr_mut(event.key.to_key4()) } else { FLOWS6.get_ptr_mut(&event.key) };
+    match flow {
+        // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones.
+        Some(flow) => unsafe { count(skb, hook, passing, flow, &event.key, event.family) },
+        None => lose(hook, Reason::MapFull, passing.bytes as u64),
+    }
+}
+
+/// BPF_NOEXIST.
+const NO_EXIST: u64 = 1;
+
+#[inline(always)]
+fn begin(skb: *mut __sk_buff, passing: &Passing, flow: &mut Flow) {
+    // SAFETY: helpers without arguments.
+    let (jiffies, now_ns) = unsafe { (bpf_jiffies64() as u32, bpf_ktime_get_ns()) };
+    *flow = Flow::default();
+    flow.first_ns = now_ns;
+    flow.state = passing.state;
+    // SAFETY: a flow of our own.
+    let own = unsafe { &mut *side(flow, passing.direction) };
+    own.packets = 1;
+    own.bytes = passing.bytes as u64;
+    own.last = jiffies;
+    own.owner = passing.point;
+    own.pending_packets = FRESH;
+    own.flags = passing.flags;
+    if passing.flags & (FLAG_FIN | FLAG_RST) != 0
+        && let Some(segment) = Segment::load(&Whole(skb), passing.transport, passing.end)
+    {
+        // What it begins with may be what is left of a connection that is over.
+        tcp::advance(flow, passing.direction & 1 != 0, &segment, || now_ns);
+    }
+}
