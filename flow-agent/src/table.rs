@@ -6,20 +6,43 @@
 //! Order within a tick: [`Table::feed_conntrack`], then [`Table::feed_events`] and [`Table::feed_slice`], then [`Table::adopt`], then
 //! [`Table::due`] until it has no more, then deletions: [`Table::deletions`] to the kernel, its answer to [`Table::deleted`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use flow_common::abi;
-use flow_common::record::{Extended, Head, TcpState};
+use flow_common::expiry::Expiry;
+use flow_common::record::{EndReason, Extended, Head, TcpState};
 use flow_common::time::Timestamp;
 
 use crate::conntrack;
 use crate::kernel::{Clock, Deleted, Slice};
 
+mod adopt;
+mod connection;
+mod entry;
+mod export;
+mod identity;
+mod join;
 mod key;
+mod ledger;
+mod observe;
+mod pressure;
+mod slab;
+mod tracked;
 
 pub use key::Key;
+
+use connection::{Connection, DETACHED, DONE, LIVE, OVER, Reason, WANTS_START, WANTS_TOTALS};
+use entry::{DELETING, Entries};
+use export::Asked;
+use ledger::{Class, Ledger};
+use observe::Look;
+use slab::{NONE, Slab};
+use tracked::Tracker;
+
+/// Deadlines further ahead than this are looked at again on the way.
+const HORIZON_SECONDS: u32 = 1_023;
 
 /// What the table needs to know.
 #[derive(Clone, Debug)]
@@ -129,63 +152,147 @@ pub struct Deletions {
     pub keys6: Vec<abi::Key6>,
 }
 
+impl Deletions {
+    fn push(&mut self, key: Key) {
+        match key {
+            Key::V4(key) => self.keys4.push(key),
+            Key::V6(key) => self.keys6.push(key),
+        }
+    }
+}
+
 /// The table.
 #[derive(Debug)]
 pub struct Table {
     config: TableConfig,
+    active_ns: u64,
+    idle_ns: u64,
+    born: Timestamp,
+    entries: Entries,
+    connections: Slab<Connection>,
+    tracker: Tracker,
+    ledger: Ledger,
+    timers: Expiry,
+    /// Slots whose deadline has come; kept for its memory.
+    fired: Vec<u32>,
+    /// Connections that may be due.
+    ready: VecDeque<u32>,
+    /// Connections that are due, but wait for an answer.
+    held: Vec<u32>,
+    /// Connections about which connection tracking is to be asked.
+    wanted: Vec<u32>,
     deletions: Deletions,
     statistics: Statistics,
+    live: usize,
+    tracked_flows: usize,
+    revision: u32,
+    first_dump: bool,
+    relieved_ns: u64,
 }
 
 impl Table {
-    /// An empty table.
-    pub fn new(config: TableConfig, _now: Timestamp) -> Self {
-        Self { config, deletions: Deletions::default(), statistics: Statistics::default() }
+    /// An empty table. What began before `now` is not known from its first packet on.
+    pub fn new(config: TableConfig, now: Timestamp) -> Self {
+        let room = config.max_flows as usize;
+        Self {
+            active_ns: export::nanos(config.active_timeout),
+            idle_ns: export::nanos(config.idle_timeout),
+            born: now,
+            entries: Entries::new(room),
+            connections: Slab::with_capacity(room),
+            tracker: Tracker::new(room * 2),
+            ledger: Ledger::new(),
+            timers: Expiry::new(now.seconds(), HORIZON_SECONDS),
+            fired: Vec::new(),
+            ready: VecDeque::new(),
+            held: Vec::new(),
+            wanted: Vec::new(),
+            deletions: Deletions::default(),
+            statistics: Statistics::default(),
+            live: 0,
+            tracked_flows: 0,
+            revision: 0,
+            first_dump: true,
+            relieved_ns: 0,
+            config,
+        }
     }
 
     /// Begins a whole dump of connection tracking: at the start, and after events were lost.
-    pub fn begin_dump(&mut self) {}
+    pub fn begin_dump(&mut self) {
+        self.unmark();
+    }
 
     /// One connection of the dump.
-    pub fn feed_dump(&mut self, _entry: &conntrack::Entry, _now: Timestamp) {}
+    pub fn feed_dump(&mut self, entry: &conntrack::Entry, now: Timestamp) {
+        self.track(entry, now);
+    }
 
     /// Ends the dump: connections that it did not have are over.
-    pub fn end_dump(&mut self, _now: Timestamp) {}
+    pub fn end_dump(&mut self, now: Timestamp) {
+        self.end_unmarked(now);
+        self.first_dump = false;
+    }
 
     /// Takes in connection tracking's events, in order.
-    pub fn feed_conntrack(&mut self, _events: &[conntrack::Event], _now: Timestamp) {}
+    pub fn feed_conntrack(&mut self, events: &[conntrack::Event], now: Timestamp) {
+        for event in events {
+            self.track_event(event, now);
+        }
+    }
 
     /// Takes in the kernel programs' events, of both rings.
-    pub fn feed_events(&mut self, _events: &[abi::Event], _clock: &Clock, _now: Timestamp) {}
+    pub fn feed_events(&mut self, events: &[abi::Event], clock: &Clock, now: Timestamp) {
+        self.observe_events(events, &Look { clock, now_ns: now.nanos(), sweeping: false });
+    }
 
     /// Takes in a part of a sweep.
-    pub fn feed_slice(&mut self, _slice: &Slice, _clock: &Clock, _now: Timestamp) {}
+    pub fn feed_slice(&mut self, slice: &Slice, clock: &Clock, now: Timestamp) {
+        self.observe_slice(slice, &Look { clock, now_ns: now.nanos(), sweeping: true });
+    }
 
     /// Reads what the table needs of single connections: `lookup` reads a map entry, `read` connection tracking.
     pub fn adopt(
         &mut self,
-        _lookup: impl FnMut(&Key) -> Option<abi::Flow>,
-        _read: impl FnMut(&[conntrack::Scope], &mut Vec<Option<conntrack::Entry>>),
-        _clock: &Clock,
-        _now: Timestamp,
+        lookup: impl FnMut(&Key) -> Option<abi::Flow>,
+        read: impl FnMut(&[conntrack::Scope], &mut Vec<Option<conntrack::Entry>>),
+        clock: &Clock,
+        now: Timestamp,
     ) {
+        self.ask(lookup, read, &Look { clock, now_ns: now.nanos(), sweeping: false });
     }
 
     /// Appends up to `max` updates that are due. `connected` is whether a collector takes them: without one only flows that are over
     /// are given. `exported` is asked for each flow until it says yes, with its ends and beginning. True if there is more.
     pub fn due(
         &mut self,
-        _now: Timestamp,
-        _connected: bool,
-        _max: usize,
-        _exported: impl FnMut(&Ends, Timestamp) -> bool,
-        _updates: &mut Vec<Update>,
+        now: Timestamp,
+        connected: bool,
+        max: usize,
+        exported: impl FnMut(&Ends, Timestamp) -> bool,
+        updates: &mut Vec<Update>,
     ) -> bool {
-        false
+        self.relieve(now.nanos());
+        self.give(max, &mut Asked { now_ns: now.nanos(), connected, exported }, updates)
     }
 
     /// Ends every flow that is not over, with the reason "forced": [`Self::due`] gives them. The agent stops.
-    pub fn finish(&mut self, _now: Timestamp) {}
+    pub fn finish(&mut self, now: Timestamp) {
+        for number in self.connections.numbers() {
+            if !self.connections[number].has(LIVE) {
+                continue;
+            }
+            if self.connections[number].has(WANTS_TOTALS) {
+                self.go_on_from_zero(number);
+            }
+            self.connections[number].set(WANTS_START, false);
+            if !self.connections[number].has(OVER) {
+                self.end(number, Reason::Forced, now.nanos());
+            } else if self.connections[number].has_news() {
+                self.queue(number);
+            }
+        }
+    }
 
     /// Keys of map entries to delete; the same ones until [`Self::deleted`] is told.
     pub fn deletions(&self) -> &Deletions {
@@ -193,20 +300,70 @@ impl Table {
     }
 
     /// Takes in what the kernel did about [`Self::deletions`].
-    pub fn deleted(&mut self, _deleted: &Deleted, _clock: &Clock, _now: Timestamp) {}
+    pub fn deleted(&mut self, deleted: &Deleted, clock: &Clock, now: Timestamp) {
+        let kept = &deleted.kept;
+        let keys = kept.keys4.iter().copied().map(Key::V4).chain(kept.keys6.iter().copied().map(Key::V6));
+        for key in keys {
+            if let Some(slot) = self.entries.find(&key) {
+                self.entries[slot].set(DELETING, false);
+            }
+        }
+        let asked = std::mem::take(&mut self.deletions);
+        for key in asked.keys4.into_iter().map(Key::V4).chain(asked.keys6.into_iter().map(Key::V6)) {
+            if let Some(slot) = self.entries.find(&key)
+                && self.entries[slot].has(DELETING)
+            {
+                self.remove_entry(slot, now.nanos());
+            }
+        }
+        self.observe_slice(kept, &Look { clock, now_ns: now.nanos(), sweeping: false });
+    }
 
     /// Every flow as it is now, those that are over but still have a map entry left out.
     pub fn flows(&self) -> impl Iterator<Item = Update> + '_ {
-        std::iter::empty()
+        let shown = |number: &u32| self.connections[*number].has(LIVE) && !self.connections[*number].has(DONE);
+        self.connections.numbers().filter(shown).map(|number| self.update(number, EndReason::None))
     }
 
     /// What became of the packets that each interface's points counted, by interface index.
     pub fn interfaces(&self) -> HashMap<u32, InterfaceSums> {
-        HashMap::new()
+        let mut sums = self.ledger.sums();
+        for slot in self.entries.numbers() {
+            let number = self.entries[slot].connection;
+            let counts = number != NONE && self.connections[number].counting == slot;
+            let class = if counts { self.class(number) } else { Class::Annotated };
+            self.ledger.add_entry(&self.entries[slot], class, &mut sums);
+        }
+        for number in self.connections.numbers() {
+            if self.connections[number].has(LIVE) {
+                self.ledger.add_list(self.connections[number].portions, self.class(number), &mut sums);
+            }
+        }
+        sums
     }
 
     /// What it holds, and what befell it.
     pub fn statistics(&self) -> Statistics {
-        self.statistics
+        Statistics {
+            live: self.live,
+            entries: self.entries.lengths(),
+            tracked: self.tracked_flows,
+            connections: self.tracker.len(),
+            ..self.statistics
+        }
+    }
+
+    /// Forgets an entry that the kernel's map has no more.
+    fn remove_entry(&mut self, slot: u32, now_ns: u64) {
+        let number = self.entries[slot].connection;
+        if number != NONE && self.connections[number].counting == slot {
+            let class = self.class(number);
+            self.ledger.settle(&mut self.entries[slot], class);
+            self.connections[number].set(DETACHED, true);
+            self.release_if_done(number);
+        } else {
+            self.detach(slot, now_ns);
+        }
+        self.entries.remove(slot);
     }
 }

@@ -10,8 +10,10 @@ use crate::conntrack::Tuple;
 /// Protocols whose messages have ports where the kernel programs look for them.
 const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
-/// ICMP of both families: no ports, but an identifier and a type.
-pub(super) const ICMP: [u8; 2] = [1, 58];
+/// Whether the protocol is the family's ICMP: no ports, but an identifier and a type.
+pub(super) fn is_icmp(addr: IpAddr, protocol: u8) -> bool {
+    protocol == if addr.is_ipv4() { 1 } else { 58 }
+}
 
 /// The key of a map entry of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,7 +28,7 @@ impl Key {
     /// The key that packets of `tuple` have, and whether its sender is the key's end 1. `icmp` is type * 256 + code of the request, which
     /// the tuple of an answer does not tell. None where the addresses are of two families.
     pub(super) fn of(tuple: &Tuple, icmp: u16) -> Option<(Self, bool)> {
-        let is_icmp = ICMP.contains(&tuple.protocol);
+        let is_icmp = is_icmp(tuple.src, tuple.protocol);
         let ports = match tuple.protocol {
             _ if is_icmp => [tuple.src_port.to_be(), icmp.to_be()],
             protocol if WITH_PORTS.contains(&protocol) => [tuple.src_port.to_be(), tuple.dst_port.to_be()],
@@ -70,7 +72,7 @@ impl Key {
             Self::V6(key) => (key.addr.map(|halves| IpAddr::V6(address(halves))), key.port),
         };
         let [low, high] = ports.map(u16::from_be);
-        match (reversed, ICMP.contains(&self.protocol())) {
+        match (reversed, is_icmp(addrs[0], self.protocol())) {
             (false, _) => [(addrs[0], low), (addrs[1], high)],
             (true, false) => [(addrs[1], high), (addrs[0], low)],
             (true, true) => [(addrs[1], low), (addrs[0], high)],
