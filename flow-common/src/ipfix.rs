@@ -2,4 +2,9 @@
 //! times are passed in. What the elements mean is `record`.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+pub mod accounting;
+pub mod exporter;
+pub mod message;
 pub mod wire;
+
+pub use accounting::Accounting;

@@ -227,6 +227,68 @@ owned_group! {
     }
 }
 
+fixed_group! {
+    /// Accounting: what an agent's exporting process sent since it began (RFC 7011, section 4.1).
+    pub struct Metering {
+        /// Which metering process; one an agent.
+        metering_process: u32, "meteringProcessId" = IANA / 143;
+        /// Messages sent.
+        messages: u64, "exportedMessageTotalCount" = IANA / 41;
+        /// Flow records sent.
+        records: u64, "exportedFlowRecordTotalCount" = IANA / 42;
+        /// Bytes of the messages sent.
+        octets: u64, "exportedOctetTotalCount" = IANA / 40;
+    }
+}
+
+fixed_group! {
+    /// Accounting: what an agent's exporting process could not send since it began (RFC 7011, section 4.3).
+    pub struct NotSent {
+        /// Which exporting process; one an agent.
+        exporting_process: u32, "exportingProcessId" = IANA / 144;
+        /// Flow records not sent.
+        flows: u64, "notSentFlowTotalCount" = IANA / 166;
+        /// Packets of flows that no record told of.
+        packets: u64, "notSentPacketTotalCount" = IANA / 167;
+        /// Layer-3 bytes of flows that no record told of.
+        octets: u64, "notSentOctetTotalCount" = IANA / 168;
+        /// When the first record was not sent, in milliseconds since 1970; 0 if all were.
+        first_milliseconds: u64 as DateTimeMilliseconds, "observationTimeMilliseconds" = IANA / 323;
+        /// When the last record was not sent, in milliseconds since 1970; 0 if all were.
+        last_milliseconds: u64 as DateTimeMilliseconds, "observationTimeMilliseconds" = IANA / 323;
+    }
+}
+
+owned_group! {
+    /// Accounting: packets and bytes of one interface under one heading, since the agent began.
+    pub struct InterfaceCount {
+        /// Index of the interface.
+        interface: u32, "ingressInterface" = IANA / 10;
+        /// "seen", "accounted", "annotated", or the reason of a loss as the metrics name it.
+        reason: String, "selectorName" = IANA / 335;
+        /// Name of the interface.
+        interface_name: String, "interfaceName" = IANA / 82;
+        /// Packets under this heading.
+        packets: u64, "packetTotalCount" = IANA / 86;
+        /// Bytes under this heading.
+        octets: u64, "octetTotalCount" = IANA / 85;
+    }
+}
+
+owned_group! {
+    /// Accounting: one of the Node's own addresses.
+    pub struct NodeAddr {
+        /// Index of the interface that has it.
+        interface: u32, "ingressInterface" = IANA / 10;
+        /// The address.
+        addr: IpAddr, "sourceIPv4Address" | "sourceIPv6Address" = IANA / 8 | 27;
+        /// The Node.
+        node: String, "sourceNodeName" = ANTREA / 104;
+        /// Name of the interface that has it.
+        interface_name: String, "interfaceName" = IANA / 82;
+    }
+}
+
 /// A record as an agent sends it, owned: for API, JSON and tests. On the way through the programs a record is a
 /// [`Head`], the bytes of its tail and an [`Extended`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -277,6 +339,15 @@ impl Extended {
     /// What a record without these elements has.
     pub fn absent(family: Family) -> Extended {
         Extended { nat_src_addr: family.unspecified(), ..Extended::default() }
+    }
+}
+
+impl Labels {
+    /// Appends both Pods' labels as they stand on the wire; what is too long is cut and counted.
+    pub fn encode_texts(labels: [&str; 2], out: &mut Vec<u8>, cut: &mut Cut) {
+        for (row, text) in Labels::FIELDS.iter().zip(labels) {
+            value::put(row, Value::Text(text), Family::V4, out, cut);
+        }
     }
 }
 

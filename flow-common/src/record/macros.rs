@@ -51,7 +51,7 @@ macro_rules! group {
 
         impl $group {
             #[inline(always)]
-            fn read(family: $crate::record::Family, from: &mut $crate::ipfix::wire::Reader<'_>) -> Option<Self> {
+            pub(crate) fn read(family: $crate::record::Family, from: &mut $crate::ipfix::wire::Reader<'_>) -> Option<Self> {
                 Some(Self { $( $field: $crate::record::value::Element::read(family, from)?, )+ })
             }
         }

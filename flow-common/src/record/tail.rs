@@ -1,7 +1,7 @@
 //! A record's tail as bytes: from the first name to the Service's address, one piece that rarely changes. Agents keep
 //! it encoded, the aggregator keeps each distinct one once and merges two of them. The owned form is [`Tail`].
 
-use super::{Cut, Family, Tail, VARIABLE};
+use super::{Cut, Family, Field, JSON_LIMIT, TEXT_LIMIT, Tail, Type, VARIABLE, value};
 use crate::ipfix::wire::Reader;
 
 /// Elements of a tail.
@@ -30,6 +30,23 @@ pub struct Bounds {
 }
 
 impl EncodedTail {
+    /// A tail as it came from outside, once and for all made such that its strings are UTF-8 and not too long.
+    /// `None` if the bytes are not one tail.
+    pub fn from_wire(family: Family, bytes: &[u8], cut: &mut Cut) -> Option<EncodedTail> {
+        let within = |(row, field): (&Field, &[u8])| match row.data_type {
+            Type::String => field.len() <= TEXT_LIMIT && std::str::from_utf8(value::text_of(field)).is_ok(),
+            Type::Json => field.len() <= JSON_LIMIT && std::str::from_utf8(value::text_of(field)).is_ok(),
+            _ => true,
+        };
+        if bounds(family, bytes)?.end != bytes.len() {
+            return None;
+        }
+        if Tail::FIELDS.iter().zip(fields(family, bytes)).all(within) {
+            return Some(EncodedTail { family, bytes: bytes.into() });
+        }
+        Some(Tail::decode(family, bytes)?.to_encoded(family, cut))
+    }
+
     /// The bytes between head and extended elements.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
@@ -109,11 +126,34 @@ pub fn is_absent(field: &[u8]) -> bool {
     }
 }
 
-/// Appends the tail that has each element of `first`, or of `second` where `first` has none.
-pub fn merge(family: Family, first: &[u8], second: &[u8], out: &mut Vec<u8>) {
-    for (first, second) in fields(family, first).zip(fields(family, second)) {
-        out.extend_from_slice(if is_absent(first) { second } else { first });
+/// Appends the tail that has each element of the first, or of the second where the first has none; either may be an
+/// empty slice. HTTP transactions that are given take the place of both tails'; too long ones are cut and counted.
+pub fn merge(family: Family, tails: [&[u8]; 2], http: &str, out: &mut Vec<u8>, cut: &mut Cut) {
+    if let ([only, []] | [[], only], "") = (tails, http)
+        && !only.is_empty()
+    {
+        out.extend_from_slice(only);
+        return;
     }
+    let [mut first, mut second] = tails.map(|bytes| fields(family, bytes));
+    for (field, width) in WIDTHS[family.index()].iter().enumerate() {
+        let first = first.next().filter(|field| !is_absent(field));
+        match first.or(second.next()) {
+            _ if field == HTTP && !http.is_empty() => value::put_text(&cut.json(http), out),
+            Some(bytes) => out.extend_from_slice(bytes),
+            None => out.resize(out.len() + absent_width(*width), 0),
+        }
+    }
+}
+
+/// Appends a tail without any element.
+pub fn absent(family: Family, out: &mut Vec<u8>) {
+    let length: usize = WIDTHS[family.index()].iter().map(|width| absent_width(*width)).sum();
+    out.resize(out.len() + length, 0);
+}
+
+const fn absent_width(width: u16) -> usize {
+    if width == VARIABLE { 1 } else { width as usize }
 }
 
 const fn widths(family: Family) -> [u16; FIELDS] {
@@ -124,4 +164,79 @@ const fn widths(family: Family) -> [u16; FIELDS] {
         at += 1;
     }
     widths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{FlowType, TcpState};
+
+    fn encoded(tail: &Tail) -> EncodedTail {
+        tail.to_encoded(Family::V4, &mut Cut::default())
+    }
+
+    fn source() -> Tail {
+        Tail {
+            src_pod: "client".into(),
+            service_port: 80,
+            service_addr: [10, 96, 0, 10].into(),
+            flow_type: FlowType::InterNode,
+            tcp_state: TcpState::Established,
+            ..Tail::default()
+        }
+    }
+
+    #[test]
+    fn a_tail_knows_its_end_whatever_follows() {
+        let mut tail = source();
+        tail.src_node = "n".repeat(300);
+        tail.http = r#"{"0":{}}"#.into();
+        let bytes = encoded(&tail).bytes().to_vec();
+        let found = bounds(Family::V4, &[&bytes[..], b"more"].concat()).expect("whole");
+        assert_eq!(found.end, bytes.len());
+        assert_eq!(found.addr, bytes.len() - 4);
+        assert_eq!(bytes[found.http..found.addr], *b"\x08{\"0\":{}}");
+        assert_eq!(Tail::decode(Family::V4, &bytes), Some(tail));
+        for length in 0..bytes.len() {
+            assert_eq!(bounds(Family::V4, &bytes[..length]), None);
+        }
+    }
+
+    #[test]
+    fn a_merged_tail_takes_what_the_first_lacks_from_the_second() {
+        let first = source();
+        let second = Tail { src_pod: "other".into(), dst_pod: "server".into(), service_port: 81, ..Tail::default() };
+        let merged = |tails: [&[u8]; 2], http| {
+            let mut out = Vec::new();
+            merge(Family::V4, tails, http, &mut out, &mut Cut::default());
+            Tail::decode(Family::V4, &out).expect("a whole tail")
+        };
+        let (a, b) = (encoded(&first), encoded(&second));
+        let both = Tail { dst_pod: "server".into(), ..first.clone() };
+        assert_eq!(merged([a.bytes(), b.bytes()], ""), both);
+        assert_eq!(merged([a.bytes(), b.bytes()], "{}"), Tail { http: "{}".into(), ..both });
+        assert_eq!(merged([a.bytes(), &[]], ""), first);
+        assert_eq!(merged([&[], a.bytes()], ""), first);
+        assert_eq!(merged([&[], &[]], ""), Tail::default());
+        let other = merged([b.bytes(), a.bytes()], "");
+        assert_eq!((other.service_port, other.service_addr), (81, first.service_addr));
+    }
+
+    #[test]
+    fn a_tail_from_outside_is_made_readable() {
+        let good = encoded(&source());
+        assert_eq!(EncodedTail::from_wire(Family::V4, good.bytes(), &mut Cut::default()).as_ref(), Some(&good));
+        assert_eq!(EncodedTail::from_wire(Family::V6, good.bytes(), &mut Cut::default()), None);
+        let mut cut = Cut::default();
+        let mut bytes = vec![255, 8, 0];
+        bytes.extend([0xff; 2048]);
+        absent(Family::V4, &mut bytes);
+        let repaired = EncodedTail::from_wire(Family::V4, &bytes[..bytes.len() - 1], &mut cut);
+        assert_eq!(repaired, None, "one byte short");
+        bytes.remove(2051);
+        let repaired = EncodedTail::from_wire(Family::V4, &bytes, &mut cut).expect("one tail");
+        let tail = Tail::decode(Family::V4, repaired.bytes()).expect("one tail");
+        assert_eq!(tail.src_pod.chars().filter(|c| *c == '\u{fffd}').count(), 341);
+        assert_eq!(cut.texts, 1);
+    }
 }

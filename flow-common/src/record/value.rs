@@ -224,7 +224,7 @@ impl Element for TcpState {
 }
 
 /// A string with its length in front (RFC 7011, section 7). Both limits lie below what two bytes can say.
-fn put_text(text: &str, out: &mut impl BufMut) {
+pub(super) fn put_text(text: &str, out: &mut impl BufMut) {
     let text = cut_text(text, JSON_LIMIT);
     match u8::try_from(text.len()) {
         Ok(length) if length < 255 => out.put_u8(length),
@@ -234,4 +234,9 @@ fn put_text(text: &str, out: &mut impl BufMut) {
         }
     }
     out.put_slice(text.as_bytes());
+}
+
+/// The bytes of a string behind the length in front of it.
+pub(super) fn text_of(field: &[u8]) -> &[u8] {
+    Reader::new(field).variable().unwrap_or_default()
 }
