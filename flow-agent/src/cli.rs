@@ -1,4 +1,154 @@
-//! The command line.
+//! The command line: `run`, `flows`, `top`, `doctor`, `config`.
+//!
+//! Takes arguments; starts the agent, or asks the one that runs over its socket and prints what it says. Decides nothing about flows.
 
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+mod client;
 pub mod doctor;
+pub mod flows;
+mod sugar;
 pub mod text;
+mod top;
+
+use crate::config::{self, Config};
+
+/// Observes the flows of this Node and exports them as IPFIX.
+#[derive(Debug, Parser)]
+#[command(name = "flow-agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Observe and export until a signal ends it.
+    Run(ConfigFile),
+    /// Show live flows, or records as they are exported.
+    Flows(flows::Options),
+    /// Show the flows with the most traffic.
+    Top(top::Options),
+    /// Say whether the numbers can be believed, and what to do where they cannot.
+    Doctor(doctor::Options),
+    /// Check or print the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say whether the file is good.
+    Check(ConfigFile),
+    /// Print every key with the value that the file, or its absence, gives it.
+    Print(ConfigFile),
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file; without it every key has its default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Where the running agent is asked.
+#[derive(Debug, Args)]
+pub struct Socket {
+    /// The agent's configuration file, for its apiSocket.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The agent's socket.
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+}
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(file) => run(&file),
+        Command::Flows(options) => flows::run(&options),
+        Command::Top(options) => top::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Config(ConfigCommand::Check(file)) => check(&file),
+        Command::Config(ConfigCommand::Print(file)) => print(&file),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to do where even this cannot be written.
+            let _ = writeln!(io::stderr(), "flow-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(file: &ConfigFile) -> Result<ExitCode> {
+    let config = load(file.config.as_deref())?;
+    flow_common::daemon::log(&config.log_level)?;
+    if !config.enabled() {
+        tracing::info!("flowExporter.enable is false: nothing to do");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(crate::pipeline::run(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(file: &ConfigFile) -> Result<ExitCode> {
+    let config = load(file.config.as_deref())?;
+    if let Some(files) = config.tls_files() {
+        flow_common::net::TlsClient::load(&files)?;
+    }
+    put("The configuration is good.\n")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(file: &ConfigFile) -> Result<ExitCode> {
+    let settings = match file.config.as_deref() {
+        Some(path) => load(Some(path))?,
+        None => Config::default(),
+    };
+    put(&flow_common::config::print(&settings))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the file, or takes the defaults; warnings go to standard error.
+fn load(path: Option<&Path>) -> Result<Config> {
+    let (name, text) = match path {
+        None => ("defaults".to_owned(), String::new()),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            (path.display().to_string(), text)
+        }
+    };
+    let loaded = config::read(&name, &text)?;
+    for warning in &loaded.warnings {
+        writeln!(io::stderr(), "warning: {warning}")?;
+    }
+    Ok(loaded.settings)
+}
+
+impl Socket {
+    /// The path: as given, as configured, or the default.
+    fn path(&self) -> Result<PathBuf> {
+        match (&self.socket, &self.config) {
+            (Some(path), _) => Ok(path.clone()),
+            (None, Some(_)) => Ok(load(self.config.as_deref())?.api_socket),
+            (None, None) => Ok(Config::default().api_socket),
+        }
+    }
+}
+
+fn put(text: &str) -> io::Result<()> {
+    io::stdout().lock().write_all(text.as_bytes())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -171,8 +171,16 @@ impl Conntrack {
         }
         let requests = socket(SocketFlags::empty(), 0)?;
         let wait = std::time::Duration::from_secs(ANSWER_WITHIN_SECONDS);
-        sockopt::set_socket_timeout(&requests, sockopt::Timeout::Recv, Some(wait)).map_err(|error| Error::Open(error.into()))?;
-        Ok(Self { events, requests, sequence: 0, request: Vec::new(), buffer: vec![0; BUFFER], statistics: Statistics::default() })
+        sockopt::set_socket_timeout(&requests, sockopt::Timeout::Recv, Some(wait))
+            .map_err(|error| Error::Open(error.into()))?;
+        Ok(Self {
+            events,
+            requests,
+            sequence: 0,
+            request: Vec::new(),
+            buffer: vec![0; BUFFER],
+            statistics: Statistics::default(),
+        })
     }
 
     /// Every connection of both address families, as it is now, one after the other: a table of hundreds of thousands never is in memory

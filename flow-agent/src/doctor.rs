@@ -5,9 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
+mod host;
 mod judge;
 
+pub use host::host_findings;
 pub use judge::{Finding, judge};
+
+use crate::addresses::Address;
 
 /// Everything known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +30,8 @@ pub struct Facts {
     pub maps: Vec<Fill>,
     /// Every interface that a pattern names.
     pub interfaces: Vec<Interface>,
+    /// The Node's own addresses.
+    pub addresses: Vec<Address>,
     /// The connection table.
     pub flows: Flows,
     /// The kernel's connection tracking.
@@ -82,6 +88,8 @@ pub struct Interface {
     pub attached: Option<String>,
     /// Why it is not attached.
     pub refused: Option<String>,
+    /// Packets by the interface's own counters before the attach: received and sent.
+    pub before_attach: [u64; 2],
     /// Packets by the interface's own counters since the attach: received and sent.
     pub own: [u64; 2],
     /// Packets the programs saw: ingress and egress.
@@ -116,12 +124,8 @@ pub struct Loss {
 pub struct Flows {
     /// Live ones.
     pub live: u64,
-    /// Of them denied.
-    pub denied: u64,
     /// Of them with an entry of connection tracking.
     pub tracked: u64,
-    /// There is room for.
-    pub capacity: u64,
     /// Begun since the agent did.
     pub begun: u64,
     /// Ended early for lack of room.

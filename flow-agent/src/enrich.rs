@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use flow_common::k8s::{Change, Index};
-use flow_common::record::{Cut, EncodedTail, Extended, FlowType, Head};
+use flow_common::record::{Cut, EncodedTail, Extended, FlowRecord, FlowType, Head, Tail};
 use flow_common::time::Timestamp;
 
 use crate::table::{Ends, Update};
@@ -24,6 +24,14 @@ pub struct Record {
     pub tail: Arc<EncodedTail>,
     /// The fields beyond Antrea's.
     pub extended: Extended,
+}
+
+impl Record {
+    /// The record with its names decoded, for people and filters.
+    pub fn owned(&self) -> FlowRecord {
+        let tail = Tail::decode(self.tail.family(), self.tail.bytes()).unwrap_or_default();
+        FlowRecord { head: self.head, tail, extended: self.extended }
+    }
 }
 
 /// What was found for a flow, good until the revision of its ends or the objects change.
@@ -80,7 +88,8 @@ impl Enricher {
         }
         let hidden = [ends.original_dst, ends.nat_src].into_iter().flatten().map(|(addr, _)| addr);
         let mut addrs = [ends.src, ends.dst].into_iter().chain(hidden);
-        addrs.any(|addr| names::local_pod(&self.index, &self.node, addr, start).is_some()) || self.passes_from_outside(ends)
+        addrs.any(|addr| names::local_pod(&self.index, &self.node, addr, start).is_some())
+            || self.passes_from_outside(ends)
     }
 
     /// Names a flow.

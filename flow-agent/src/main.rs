@@ -1,3 +1,5 @@
-//! Starts it.
+//! Starts the agent or its command line.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    flow_agent::cli::main()
+}

@@ -45,9 +45,6 @@ const METRICS: &[Metric] = &[
     gauge("antrea_agent_conntrack_antrea_connection_count", "Tracked connections in the agent's table", |facts| {
         one(facts.flows.tracked)
     }),
-    gauge("antrea_agent_denied_connection_count", "Denied connections in the agent's table", |facts| {
-        one(facts.flows.denied)
-    }),
     gauge("antrea_agent_conntrack_max_connection_count", "Connections the Node can track", |facts| {
         one(facts.conntrack.capacity)
     }),
@@ -123,7 +120,6 @@ const METRICS: &[Metric] = &[
         },
     ),
     gauge("flow_agent_flows", "Live flows", |facts| one(facts.flows.live)),
-    gauge("flow_agent_flows_capacity", "Flows there is room for", |facts| one(facts.flows.capacity)),
     counter("flow_agent_flows_begun", "Flows begun", |facts| one(facts.flows.begun)),
     counter("flow_agent_flows_evicted", "Flows ended early for lack of room", |facts| one(facts.flows.evicted)),
     counter("flow_agent_conntrack_events", "Events read from connection tracking", |facts| one(facts.conntrack.events)),

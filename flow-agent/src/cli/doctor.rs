@@ -4,11 +4,43 @@
 //! status 0 if all is well, 1 with findings, 2 without an agent.
 
 use std::fmt::Write as _;
+use std::process::ExitCode;
 
+use anyhow::Result;
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::client::{self, AskError};
 use super::text::{bytes, grouped, table};
-use crate::doctor::{Facts, Finding, Interface};
+use super::{Socket, put};
+use crate::api::{Reply, Request};
+use crate::doctor::{Facts, Finding, Interface, host_findings, judge};
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    socket: Socket,
+}
+
+/// What `-o` takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// One screen.
+    #[default]
+    Table,
+    /// Facts and findings.
+    Json,
+}
+
+/// Exit status with findings.
+const WITH_FINDINGS: u8 = 1;
+
+/// Exit status without an agent.
+const WITHOUT_AGENT: u8 = 2;
 
 /// What `-o json` prints.
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,6 +49,36 @@ pub struct Diagnosis {
     pub facts: Option<Facts>,
     /// What is wrong.
     pub findings: Vec<Finding>,
+}
+
+/// Asks the agent, or looks at the host alone, and prints.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let diagnosis = diagnose(options)?;
+    match options.output {
+        Output::Table => put(&screen(&diagnosis))?,
+        Output::Json => put(&format!("{}\n", serde_json::to_string_pretty(&diagnosis)?))?,
+    }
+    Ok(ExitCode::from(match &diagnosis {
+        Diagnosis { facts: None, .. } => WITHOUT_AGENT,
+        Diagnosis { findings, .. } if findings.is_empty() => 0,
+        _ => WITH_FINDINGS,
+    }))
+}
+
+fn diagnose(options: &Options) -> Result<Diagnosis> {
+    let asked = client::ask(&options.socket.path()?, &Request::Doctor).and_then(|mut replies| replies.next());
+    match asked {
+        Ok(Some(Reply::Doctor(facts))) => Ok(Diagnosis { findings: judge(&facts), facts: Some(*facts) }),
+        Ok(_) => anyhow::bail!("the agent gave no facts; is it of another version?"),
+        Err(AskError::Nobody(path)) => {
+            let what = format!("no agent answers at {}", path.display());
+            let remedy = "start `flow-agent run`, or name its socket with --socket or its file with --config";
+            let mut findings = vec![Finding::new(what, remedy)];
+            findings.extend(host_findings());
+            Ok(Diagnosis { facts: None, findings })
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The screen.
@@ -56,7 +118,7 @@ fn summary(facts: &Facts) -> String {
     let flows = &facts.flows;
     lines.push((
         "Flows",
-        format!("{} live of {}, {} begun", grouped(flows.live), grouped(flows.capacity), grouped(flows.begun)),
+        format!("{} live, {} begun, {} ended early", grouped(flows.live), grouped(flows.begun), grouped(flows.evicted)),
     ));
     lines.push(("Conntrack", conntrack(facts)));
     lines.push(("Names", objects(facts)));
@@ -196,7 +258,7 @@ mod tests {
             programs: vec![Program { name: "tc_ingress".into(), runs: 1_000, run_ns: 45_000 }],
             maps: vec![Fill { name: "flows4".into(), used: 1_234, capacity: 262_144 }],
             interfaces: vec![pod, refused],
-            flows: Flows { live: 1_234, capacity: 262_144, begun: 99_999, ..Flows::default() },
+            flows: Flows { live: 1_234, begun: 99_999, ..Flows::default() },
             conntrack: Conntrack {
                 entries: 12,
                 capacity: 262_144,

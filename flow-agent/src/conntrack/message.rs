@@ -55,7 +55,9 @@ impl Iterator for Messages<'_> {
         };
         let message = match kind {
             DONE => done(body),
-            ERROR => number(body).map_or(Message::Malformed, |code| Message::Error(i32::from_ne_bytes(code).wrapping_neg())),
+            ERROR => {
+                number(body).map_or(Message::Malformed, |code| Message::Error(i32::from_ne_bytes(code).wrapping_neg()))
+            }
             OVERRUN => Message::Error(rustix::io::Errno::NOBUFS.raw_os_error()),
             NEW | DELETE => connection(kind, flags, body).map_or(Message::Malformed, Message::Connection),
             _ => Message::Malformed,

@@ -61,8 +61,9 @@ fn turn_on_one(path: &PathBuf) -> Switch {
     match std::fs::write(path, "1").and_then(|()| read()) {
         Ok(true) => Switch::TurnedOn,
         Ok(false) => Switch::Off(format!("{} stays 0: set it to 1 on the Node with sysctl", path.display())),
-        Err(error) => {
-            Switch::Off(format!("{} is 0 and may not be written ({error}): set it to 1 on the Node with sysctl", path.display()))
-        }
+        Err(error) => Switch::Off(format!(
+            "{} is 0 and may not be written ({error}): set it to 1 on the Node with sysctl",
+            path.display()
+        )),
     }
 }

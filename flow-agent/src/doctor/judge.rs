@@ -44,7 +44,8 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 impl Finding {
-    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    /// What is wrong, and what to do.
+    pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: remedy.into() }
     }
 }

@@ -58,10 +58,12 @@ impl Names {
     fn tail(&self, node: &str) -> Tail {
         let mut tail = Tail { flow_type: self.flow_type, tcp_state: self.tcp_state, ..Tail::default() };
         if let Some(pod) = &self.src {
-            (tail.src_pod, tail.src_namespace, tail.src_node) = (pod.name.to_string(), pod.namespace.to_string(), node.to_owned());
+            (tail.src_pod, tail.src_namespace, tail.src_node) =
+                (pod.name.to_string(), pod.namespace.to_string(), node.to_owned());
         }
         if let Some(pod) = &self.dst {
-            (tail.dst_pod, tail.dst_namespace, tail.dst_node) = (pod.name.to_string(), pod.namespace.to_string(), node.to_owned());
+            (tail.dst_pod, tail.dst_namespace, tail.dst_node) =
+                (pod.name.to_string(), pod.namespace.to_string(), node.to_owned());
         }
         if let Some(service) = &self.service {
             tail.service = service.name.to_string();

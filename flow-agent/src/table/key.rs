@@ -44,13 +44,19 @@ impl Key {
                 let (src, dst) = (u32::from_ne_bytes(src.octets()), u32::from_ne_bytes(dst.octets()));
                 let reversed = order(src.cmp(&dst));
                 let addr = if reversed { [dst, src] } else { [src, dst] };
-                Some((Self::V4(Key4 { addr, port: sorted(reversed), protocol: tuple.protocol, scope: [0; 3] }), reversed))
+                Some((
+                    Self::V4(Key4 { addr, port: sorted(reversed), protocol: tuple.protocol, scope: [0; 3] }),
+                    reversed,
+                ))
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let (src, dst) = (halves(src), halves(dst));
                 let reversed = order(src.cmp(&dst));
                 let addr = if reversed { [dst, src] } else { [src, dst] };
-                Some((Self::V6(Key6 { addr, port: sorted(reversed), protocol: tuple.protocol, scope: [0; 3] }), reversed))
+                Some((
+                    Self::V6(Key6 { addr, port: sorted(reversed), protocol: tuple.protocol, scope: [0; 3] }),
+                    reversed,
+                ))
             }
             _ => None,
         }
@@ -105,7 +111,9 @@ mod tests {
 
     #[test]
     fn both_directions_have_one_key_and_give_their_ends_back() {
-        for (src, dst) in [("10.0.1.2", "10.0.2.2"), ("10.0.1.2", "10.0.1.2"), ("fd01::2", "fd02::2"), ("::1:2", "::1:1")] {
+        for (src, dst) in
+            [("10.0.1.2", "10.0.2.2"), ("10.0.1.2", "10.0.1.2"), ("fd01::2", "fd02::2"), ("::1:2", "::1:1")]
+        {
             for protocol in [6, 17, 132] {
                 let there = tuple(src, dst, [40_000, 80], protocol);
                 let back = tuple(dst, src, [80, 40_000], protocol);

@@ -40,7 +40,8 @@ fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 }
 
 /// A moment in UTC, to the millisecond.
-struct Rfc3339(Timestamp);
+#[derive(Clone, Copy, Debug)]
+pub struct Rfc3339(pub Timestamp);
 
 impl std::fmt::Display for Rfc3339 {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,0 +1,186 @@
+//! The flows task: owns sources, table and enricher, and turns what is due into batches of records.
+//!
+//! Takes ticks, questions of the API and the Node's addresses; gives batches to export and followers, and the facts once a second. A full
+//! channel to export delays records, never counting: what is due stays due in the table.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use flow_common::daemon::Shutdown;
+use flow_common::time::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+mod facts;
+
+use crate::addresses::Address;
+use crate::api::{Follower, Question};
+use crate::doctor::{Export, Facts};
+use crate::enrich::{Enricher, Record};
+use crate::sources::Sources;
+use crate::table::{Table, Update};
+
+/// How often rings, connection tracking and sweep are looked after.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often the facts are told.
+const FACTS: Duration = Duration::from_secs(1);
+
+/// Records of a batch.
+const BATCH: usize = 2_048;
+
+/// Live flows that wait to be shown to clients of the API.
+const SHOWN: usize = 1_024;
+
+/// What the task talks to.
+#[derive(Debug)]
+pub struct Channels {
+    /// To export; closed when the agent ends.
+    pub batches: mpsc::Sender<Arc<Vec<Record>>>,
+    /// From the API.
+    pub questions: mpsc::Receiver<Question>,
+    /// The Node's own addresses, when they change.
+    pub addresses: mpsc::Receiver<Vec<Address>>,
+    /// The latest facts.
+    pub facts: watch::Sender<Arc<Facts>>,
+    /// How export is doing.
+    pub export: watch::Receiver<Export>,
+}
+
+/// The task's state.
+pub struct Flows {
+    node: String,
+    sources: Sources,
+    table: Table,
+    enricher: Enricher,
+    channels: Channels,
+    updates: Vec<Update>,
+    followers: Vec<Follower>,
+    addresses: Vec<Address>,
+    began: Timestamp,
+    told: Timestamp,
+}
+
+impl Flows {
+    /// Everything it owns.
+    pub fn new(node: String, sources: Sources, table: Table, enricher: Enricher, channels: Channels) -> Self {
+        let began = now();
+        let (updates, followers) = (Vec::with_capacity(BATCH), Vec::new());
+        let (addresses, told) = (Vec::new(), Timestamp::ZERO);
+        Self { node, sources, table, enricher, channels, updates, followers, addresses, began, told }
+    }
+
+    /// Until the end is requested; then everything is read once more, every flow ended and handed on.
+    pub async fn run(mut self, mut shutdown: Shutdown) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.tick().await,
+                Some(question) = self.channels.questions.recv() => self.answer(question),
+                Some(addresses) = self.channels.addresses.recv() => self.own(addresses),
+                () = shutdown.requested() => break,
+            }
+        }
+        self.finish().await;
+    }
+
+    async fn tick(&mut self) {
+        let now = now();
+        self.sources.tick(&mut self.table, &mut self.enricher, now);
+        let connected = self.channels.export.borrow().peer.is_some();
+        // Room is taken before the table is asked: what it gives, it counts as handed on.
+        while let Ok(room) = self.channels.batches.clone().try_reserve_owned() {
+            let more = self.take(now, connected, BATCH);
+            if let Some(batch) = self.batch() {
+                room.send(batch);
+            }
+            if !more {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if now.since(self.told) >= FACTS {
+            self.told = now;
+            self.tell(now);
+        }
+    }
+
+    async fn finish(mut self) {
+        let now = now();
+        self.sources.finish(&mut self.table, now);
+        self.table.finish(now);
+        loop {
+            let more = self.take(now, true, BATCH);
+            if let Some(batch) = self.batch()
+                && self.channels.batches.send(batch).await.is_err()
+            {
+                break;
+            }
+            if !more {
+                break;
+            }
+        }
+        self.tell(now);
+    }
+
+    /// Fills `updates` with what is due. True if there is more.
+    fn take(&mut self, now: Timestamp, connected: bool, max: usize) -> bool {
+        self.updates.clear();
+        let enricher = &self.enricher;
+        self.table.due(now, connected, max, |ends, start| enricher.exports(ends, start), &mut self.updates)
+    }
+
+    /// The updates as records, also for those who follow.
+    fn batch(&mut self) -> Option<Arc<Vec<Record>>> {
+        if self.updates.is_empty() {
+            return None;
+        }
+        let enricher = &mut self.enricher;
+        let batch = Arc::new(self.updates.iter().map(|update| enricher.record(update)).collect());
+        self.followers.retain(|follower| follower.offer(&batch));
+        Some(batch)
+    }
+
+    fn tell(&mut self, now: Timestamp) {
+        let export = self.channels.export.borrow().clone();
+        let uptime = now.since(self.began);
+        let mut facts = facts::gather(uptime, &mut self.sources, &self.table, self.enricher.index());
+        facts.node.clone_from(&self.node);
+        facts.addresses.clone_from(&self.addresses);
+        facts.export = export;
+        self.channels.facts.send_replace(Arc::new(facts));
+    }
+
+    /// The Node's addresses are these from now on.
+    fn own(&mut self, addresses: Vec<Address>) {
+        let plain: Vec<IpAddr> = addresses.iter().map(|address| address.addr).collect();
+        self.enricher.index_mut().report_node_addresses(&self.node, &plain);
+        self.addresses = addresses;
+    }
+
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Follow(follower) => self.followers.push(follower),
+            Question::Live(batches) => self.show(batches),
+        }
+    }
+
+    /// Live flows for a client, made now and handed over at its pace.
+    fn show(&mut self, batches: mpsc::Sender<Vec<Record>>) {
+        let enricher = &mut self.enricher;
+        let records: Vec<Record> = self.table.flows().map(|update| enricher.record(&update)).collect();
+        tokio::spawn(async move {
+            for some in records.chunks(SHOWN) {
+                if batches.send(some.to_vec()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}

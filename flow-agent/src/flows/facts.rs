@@ -1,0 +1,138 @@
+//! Gathers what sources, table and index know into [`Facts`].
+
+use std::time::Duration;
+
+use flow_common::abi::{Count, Reason};
+use flow_common::k8s::{Index, Kind};
+
+use crate::conntrack::switches;
+use crate::doctor::{Conntrack, Facts, Fill, Flows, Interface, Loss, Objects, Program, Tally};
+use crate::kernel::{Attachment, InterfaceReport, Role};
+use crate::sources::Sources;
+use crate::table::{InterfaceSums, Table};
+
+/// Everything that these know now.
+pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, index: &Index) -> Facts {
+    let sums = table.interfaces();
+    let reports = sources.kernel().interfaces();
+    let interface = |report: &InterfaceReport| describe(report, sums.get(&report.index).copied().unwrap_or_default());
+    let interfaces = reports.iter().map(interface).collect();
+    let kernel = sources.kernel();
+    let maps = kernel.maps();
+    let maps = maps.iter().map(|map| Fill { name: map.name.to_owned(), used: map.used, capacity: map.capacity });
+    let programs = kernel.run_statistics();
+    let programs = programs.iter().map(|run| Program { name: run.program.clone(), runs: run.runs, run_ns: run.run_ns });
+    let statistics = table.statistics();
+    Facts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: uptime.as_secs(),
+        kernel: release(),
+        maps: maps.collect(),
+        programs: programs.collect(),
+        interfaces,
+        flows: Flows {
+            live: wide(statistics.live),
+            tracked: wide(statistics.tracked),
+            begun: statistics.flows,
+            evicted: statistics.evicted,
+        },
+        conntrack: tracking(sources),
+        objects: objects(sources, index),
+        faults: sources.faults().to_vec(),
+        ..Facts::default()
+    }
+}
+
+fn describe(report: &InterfaceReport, sums: InterfaceSums) -> Interface {
+    let both = |count: fn(&flow_common::abi::HookCounters) -> Count| {
+        let mut all = Tally::default();
+        report.hooks.iter().for_each(|hook| all.add(tally(count(hook))));
+        all
+    };
+    let seen = both(|hook| hook.seen);
+    let mut annotated = both(|hook| hook.annotated);
+    let mut counted = seen.less(annotated);
+    let mut lost: Vec<Loss> = Reason::ALL
+        .iter()
+        .enumerate()
+        .map(|(index, reason)| {
+            let mut all = Tally::default();
+            report.hooks.iter().for_each(|hook| all.add(hook.lost.get(index).copied().map(tally).unwrap_or_default()));
+            Loss { reason: reason.name().to_owned(), tally: all }
+        })
+        .collect();
+    lost.iter().for_each(|loss| counted = counted.less(loss.tally));
+    lost.push(Loss { reason: "not_local".to_owned(), tally: tally(sums.not_local) });
+    annotated.add(tally(sums.annotated));
+    let accounted = tally(sums.accounted);
+    let waiting = counted.less(accounted).less(tally(sums.annotated)).less(tally(sums.not_local));
+    let (link, base) = (&report.link, &report.link_base);
+    Interface {
+        name: report.name.clone(),
+        index: report.index,
+        role: match report.role {
+            Role::Pod => "pod".to_owned(),
+            Role::Uplink => "uplink".to_owned(),
+        },
+        attached: report.attachment.as_ref().ok().map(|attachment| match attachment {
+            Attachment::Tcx => "tcx".to_owned(),
+            Attachment::Clsact => "clsact".to_owned(),
+        }),
+        refused: report.attachment.as_ref().err().cloned(),
+        before_attach: [base.rx_packets, base.tx_packets],
+        own: [link.rx_packets.saturating_sub(base.rx_packets), link.tx_packets.saturating_sub(base.tx_packets)],
+        seen_by_hook: report.hooks.map(|hook| hook.seen.packets),
+        segments_by_hook: report.hooks.map(|hook| hook.segments),
+        seen,
+        accounted,
+        annotated,
+        waiting,
+        lost,
+        events_lost: [
+            report.hooks.iter().map(|hook| hook.events_lost).sum(),
+            report.hooks.iter().map(|hook| hook.ends_lost).sum(),
+        ],
+    }
+}
+
+fn tracking(sources: &Sources) -> Conntrack {
+    let tracking = sources.tracking();
+    let statistics = tracking.statistics();
+    let (entries, capacity) = switches::fill(std::path::Path::new(switches::FOLDER)).unwrap_or_default();
+    Conntrack {
+        refused: tracking.refused().map(ToOwned::to_owned),
+        entries,
+        capacity,
+        accounting: tracking.accounting(),
+        timestamps: tracking.timestamps(),
+        events: statistics.events,
+        overruns: statistics.overruns,
+    }
+}
+
+fn objects(sources: &Sources, index: &Index) -> Objects {
+    let held = index.statistics().objects;
+    let of = |kind: Kind| {
+        let position = Kind::ALL.iter().position(|known| *known == kind);
+        position.and_then(|position| held.get(position)).copied().map_or(0, wide)
+    };
+    Objects {
+        folder: sources.objects().path().map(|path| path.display().to_string()),
+        refused: sources.objects().refused().to_vec(),
+        pods: of(Kind::Pod),
+        services: of(Kind::Service),
+        nodes: of(Kind::Node),
+    }
+}
+
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+fn tally(count: Count) -> Tally {
+    Tally { packets: count.packets, bytes: count.bytes }
+}
+
+fn wide(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

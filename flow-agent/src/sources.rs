@@ -1,0 +1,290 @@
+//! What the agent reads: the kernel's rings and maps, connection tracking, and the folder of Kubernetes objects.
+//!
+//! Takes a tick every 100 ms with its time; feeds table and enricher in the order that they need, so that a flow's tracked connection
+//! is known before its first event. Every call is short: a sweep goes in slices over its period. Exports nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use flow_common::k8s::{Change, Folder};
+use flow_common::time::Timestamp;
+
+mod pace;
+
+use crate::config::Config;
+use crate::conntrack::{self, Conntrack, switches};
+use crate::enrich::Enricher;
+use crate::kernel::{Deleted, Events, Kernel, KernelConfig, LoadError, Slice, SweepProgress};
+use crate::table::{Key, Table};
+use pace::Pace;
+
+/// How often the folder of objects is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Everything that is read, and the buffers it is read into.
+pub struct Sources {
+    kernel: Kernel,
+    tracking: Tracking,
+    objects: Objects,
+    pace: Pace,
+    events: Events,
+    slice: Slice,
+    deleted: Deleted,
+    faults: Vec<String>,
+}
+
+/// Connection tracking, or why there is none.
+#[derive(Debug)]
+pub struct Tracking {
+    socket: Option<Conntrack>,
+    refused: Option<String>,
+    switches: Option<switches::Switches>,
+    events: Vec<conntrack::Event>,
+    /// Events were lost; only a new dump tells what they said.
+    lost: bool,
+}
+
+/// The folder of objects and what was refused of it.
+#[derive(Debug)]
+pub struct Objects {
+    folder: Option<Folder>,
+    looked: Timestamp,
+    refused: Vec<String>,
+}
+
+impl Sources {
+    /// Loads the kernel programs.
+    pub fn open(config: &Config, tracking: Tracking, objects: Objects) -> Result<Self, LoadError> {
+        let kernel = Kernel::load(&KernelConfig {
+            max_flows: config.max_flows,
+            max_interfaces: config.max_interfaces,
+            ring_bytes: config.ring_bytes,
+            pods: config.pods.clone(),
+            uplinks: config.uplinks.clone(),
+        })?;
+        Ok(Self {
+            kernel,
+            tracking,
+            objects,
+            pace: Pace::new(config.active_timeout),
+            events: Events::default(),
+            slice: Slice::default(),
+            deleted: Deleted::default(),
+            faults: Vec::new(),
+        })
+    }
+
+    /// One tick: rings first, then connection tracking (so that each new flow's connection is there), then a part of the sweep.
+    pub fn tick(&mut self, table: &mut Table, enricher: &mut Enricher, now: Timestamp) {
+        self.faults.clear();
+        if let Err(error) = self.kernel.refresh() {
+            self.faults.push(format!("following the network interfaces: {error}"));
+        }
+        self.objects.look(enricher, now);
+        self.kernel.poll_events(&mut self.events);
+        self.tracking.read(table, now, &mut self.faults);
+        self.feed_events(table, now);
+        let known = table.statistics().entries.iter().sum();
+        while let Some(count) = self.pace.next(now, known) {
+            if !self.sweep(count, table, now) {
+                break;
+            }
+        }
+        self.settle(table, now);
+    }
+
+    /// The last look at everything, before the agent ends.
+    pub fn finish(&mut self, table: &mut Table, now: Timestamp) {
+        self.kernel.poll_events(&mut self.events);
+        self.tracking.read(table, now, &mut self.faults);
+        self.feed_events(table, now);
+        // What is left of the round that is under way, then a whole one: entries that it had passed already may have grown.
+        let mut rounds = self.pace.rounds_left();
+        while rounds > 0 && self.sweep(Pace::SLICE, table, now) {
+            rounds -= usize::from(self.pace.is_complete());
+        }
+        self.settle(table, now);
+    }
+
+    /// The kernel side, for facts.
+    pub fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// Connection tracking, for facts.
+    pub fn tracking(&self) -> &Tracking {
+        &self.tracking
+    }
+
+    /// The objects' folder, for facts.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// What failed at the last tick.
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
+
+    fn feed_events(&mut self, table: &mut Table, now: Timestamp) {
+        let clock = self.kernel.clock();
+        table.feed_events(&self.events.started, &clock, now);
+        table.feed_events(&self.events.ended, &clock, now);
+    }
+
+    /// Reads up to `count` entries. False if that failed.
+    fn sweep(&mut self, count: usize, table: &mut Table, now: Timestamp) -> bool {
+        match self.kernel.sweep(count, &mut self.slice) {
+            Ok(progress) => {
+                table.feed_slice(&self.slice, &self.kernel.clock(), now);
+                let read = self.slice.flows4.len() + self.slice.flows6.len();
+                self.pace.read(read, progress == SweepProgress::RoundComplete);
+                true
+            }
+            Err(error) => {
+                self.faults.push(error.to_string());
+                false
+            }
+        }
+    }
+
+    /// What the table wants to know of single entries, and what it has no more use for.
+    fn settle(&mut self, table: &mut Table, now: Timestamp) {
+        let clock = self.kernel.clock();
+        let (kernel, tracking, faults) = (&self.kernel, &mut self.tracking, &mut self.faults);
+        let lookup = |key: &Key| match key {
+            Key::V4(key) => kernel.lookup4(key).ok().flatten(),
+            Key::V6(key) => kernel.lookup6(key).ok().flatten(),
+        };
+        table.adopt(lookup, |scopes, entries| tracking.read_some(scopes, entries, faults), &clock, now);
+        let deletions = table.deletions();
+        if deletions.keys4.is_empty() && deletions.keys6.is_empty() {
+            return;
+        }
+        match self.kernel.delete(&deletions.keys4, &deletions.keys6, &mut self.deleted) {
+            Ok(()) => table.deleted(&self.deleted, &clock, now),
+            Err(error) => self.faults.push(error.to_string()),
+        }
+    }
+}
+
+impl Tracking {
+    /// Listens, turns the kernel's switches on where that is permitted, and reads what is there.
+    pub fn open() -> Self {
+        let mut tracking = Self { socket: None, refused: None, switches: None, events: Vec::new(), lost: true };
+        match Conntrack::open(false) {
+            Ok(socket) => {
+                let switches = switches::turn_on(Path::new(switches::FOLDER));
+                for switch in [&switches.accounting, &switches.timestamps] {
+                    if let switches::Switch::Off(sentence) = switch {
+                        tracing::warn!("{sentence}");
+                    }
+                }
+                tracking.switches = Some(switches);
+                tracking.socket = Some(socket);
+            }
+            Err(error) => {
+                tracing::warn!("translated connections are not joined: {error}");
+                tracking.refused = Some(error.to_string());
+            }
+        }
+        tracking
+    }
+
+    /// Whether connections' beginnings are noted.
+    pub fn has_timestamps(&self) -> bool {
+        self.switches.as_ref().is_some_and(|switches| switches.timestamps.is_on())
+    }
+
+    /// Whether connections' packets are counted; none without connection tracking.
+    pub fn accounting(&self) -> Option<bool> {
+        self.switches.as_ref().map(|switches| switches.accounting.is_on())
+    }
+
+    /// Whether connections' times are noted; none without connection tracking.
+    pub fn timestamps(&self) -> Option<bool> {
+        self.switches.as_ref().map(|switches| switches.timestamps.is_on())
+    }
+
+    /// Why there is none.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// What was read and lost.
+    pub fn statistics(&self) -> conntrack::Statistics {
+        self.socket.as_ref().map(Conntrack::statistics).unwrap_or_default()
+    }
+
+    /// Reads the events that have come, or everything where events were lost.
+    pub fn read(&mut self, table: &mut Table, now: Timestamp, faults: &mut Vec<String>) {
+        let Some(socket) = &mut self.socket else { return };
+        self.events.clear();
+        match socket.poll(&mut self.events) {
+            Ok(lost) => self.lost |= lost,
+            Err(error) => faults.push(error.to_string()),
+        }
+        table.feed_conntrack(&self.events, now);
+        if self.lost {
+            table.begin_dump();
+            match socket.dump(|entry| table.feed_dump(entry, now)) {
+                Ok(()) => self.lost = false,
+                Err(error) => faults.push(error.to_string()),
+            }
+            table.end_dump(now);
+        }
+    }
+
+    fn read_some(
+        &mut self,
+        scopes: &[conntrack::Scope],
+        entries: &mut Vec<Option<conntrack::Entry>>,
+        faults: &mut Vec<String>,
+    ) {
+        let before = entries.len();
+        if let Some(socket) = &mut self.socket
+            && let Err(error) = socket.read(scopes, entries)
+        {
+            faults.push(error.to_string());
+        }
+        entries.resize(before + scopes.len(), None);
+    }
+}
+
+impl Objects {
+    /// The folder, if there is one.
+    pub fn new(folder: Option<&Path>) -> Self {
+        Self { folder: folder.map(Folder::new), looked: Timestamp::ZERO, refused: Vec::new() }
+    }
+
+    /// The folder's path.
+    pub fn path(&self) -> Option<&Path> {
+        self.folder.as_ref().map(Folder::path)
+    }
+
+    /// What was refused at the last look that found a change.
+    pub fn refused(&self) -> &[String] {
+        &self.refused
+    }
+
+    /// What is new in the folder.
+    pub fn changes(&mut self) -> Vec<Change> {
+        let Some(folder) = &mut self.folder else { return Vec::new() };
+        let look = folder.look();
+        for error in &look.errors {
+            tracing::warn!("{error}");
+        }
+        self.refused = look.errors.iter().map(ToString::to_string).collect();
+        look.changes
+    }
+
+    fn look(&mut self, enricher: &mut Enricher, now: Timestamp) {
+        if now.since(self.looked) < LOOK {
+            return;
+        }
+        self.looked = now;
+        for change in self.changes() {
+            enricher.change(change, now);
+        }
+    }
+}
