@@ -1,1 +1,19 @@
-//! The lab.
+//! The lab: two Nodes, their Pods, a router and hosts outside as network namespaces of their own, wired, addressed and
+//! with Services as a cluster has them; the traffic programs; the ground truth; and the product running in it.
+//!
+//! `Lab::new()` gives all of it; dropping the lab, or the end of the process by whatever cause, takes all of it away.
+
+mod cage;
+pub mod cases;
+mod lab;
+mod manifests;
+mod programs;
+mod services;
+pub mod topology;
+pub mod traffic;
+pub mod truth;
+pub mod wait;
+mod wiring;
+
+pub use cage::{Cage, Namespace};
+pub use lab::{Lab, Truth};

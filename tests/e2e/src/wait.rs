@@ -1,0 +1,21 @@
+//! Waiting on conditions with a deadline.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// How often a condition is looked at.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Tries until it succeeds; at the deadline its last error is the answer.
+pub fn eventually<T>(deadline: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() >= end => return Err(error).context(format!("still so after {deadline:?}")),
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
