@@ -3,7 +3,8 @@
 //! The programs build with the pinned stable toolchain: RUSTC_BOOTSTRAP opens `-Z build-std=core`, for a target that has no
 //! prebuilt `core`. Cargo decides what is to be done; nothing is copied if nothing changed.
 
-use crate::{setup, shell};
+use crate::setup::{self, Need};
+use crate::shell;
 use anyhow::{Context, Result, bail};
 use object::{Object as _, ObjectSymbol as _};
 use std::fs;
@@ -19,10 +20,8 @@ pub(crate) struct Options {}
 
 /// Builds the kernel programs into `target/ebpf/*.o`, from where the agent's build takes them in.
 pub(crate) fn run(_options: &Options) -> Result<()> {
+    setup::ensure(&[Need::Build])?;
     let path = linker_path()?;
-    if !sysroot()?.join("lib/rustlib/src/rust/library/core").is_dir() {
-        bail!("the component rust-src of the pinned toolchain is missing: run `cargo xtask setup`");
-    }
     let folder = shell::root().join("target/ebpf");
     let mut cargo = shell::cargo();
     cargo
@@ -53,18 +52,8 @@ pub(crate) fn build(options: &Options) -> Result<()> {
 
 /// PATH with the tools that setup built in front.
 fn linker_path() -> Result<std::ffi::OsString> {
-    let tools = setup::tools();
-    if !tools.join("bpf-linker").is_file() && shell::which("bpf-linker").is_none() {
-        bail!("bpf-linker is neither in {} nor on the PATH: run `cargo xtask setup`", tools.display());
-    }
     let old = std::env::var_os("PATH").unwrap_or_default();
-    Ok(std::env::join_paths(std::iter::once(tools).chain(std::env::split_paths(&old)))?)
-}
-
-fn sysroot() -> Result<std::path::PathBuf> {
-    let path = shell::output(shell::command("rustc").args(["--print", "sysroot"]))
-        .context("rustc does not run: install the Rust toolchain by rustup")?;
-    Ok(path.into())
+    Ok(std::env::join_paths(std::iter::once(setup::tools()).chain(std::env::split_paths(&old)))?)
 }
 
 /// A panic links without complaint and is refused only when it is loaded, so its symbols must not be there.

@@ -1,6 +1,8 @@
 //! The only build tool: one module a subcommand. `cargo xtask help` lists them.
 
-#![expect(clippy::print_stdout, reason = "a command's output is its purpose")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command's output is its purpose")]
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -39,8 +41,19 @@ enum Command {
     Tidy,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+/// Prints an error as one sentence: a backtrace says nothing to whoever lacks a package.
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Setup(options) => setup::run(&options),
         Command::BuildEbpf(options) => build_ebpf::run(&options),
         Command::Build(options) => build_ebpf::build(&options),
