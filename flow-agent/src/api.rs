@@ -263,7 +263,7 @@ impl Client {
             return Ok(());
         }
         match form {
-            Form::Row => self.say(&Reply::Row(Row::of(&owned))).await,
+            Form::Row => self.say(&Reply::Row(Box::new(Row::of(&owned)))).await,
             Form::Record => {
                 let mut line = Vec::new();
                 let at = Timestamp::from_millis(owned.extended.end_milliseconds);

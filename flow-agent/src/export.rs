@@ -12,7 +12,7 @@ use flow_common::ipfix::exporter::Session;
 use flow_common::net::{self, Backoff, Connection, Protocol, TlsClient};
 use flow_common::time::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 mod accounting;
 mod outbox;
@@ -130,7 +130,8 @@ impl Exporter {
     async fn serve(&mut self, connection: &mut Connection, batches: &mut mpsc::Receiver<Batch>) -> End {
         self.outbox.begin(connection.message_limit(), connection.protocol() == Protocol::Udp, now());
         let mut ticks = interval(TICK);
-        let mut accounts = interval(ACCOUNTING);
+        self.account();
+        let mut accounts = interval_at(Instant::now() + ACCOUNTING, ACCOUNTING);
         for timer in [&mut ticks, &mut accounts] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }

@@ -92,7 +92,7 @@ async fn live_flows_are_those_of_the_filter() {
     drop(batches);
     for id in [1, 3] {
         let expected = Row::of(&record(id, "prod", id * 10).owned());
-        assert_eq!(client.reply().await, Reply::Row(expected));
+        assert_eq!(client.reply().await, Reply::Row(Box::new(expected)));
     }
     assert_eq!(client.reply().await, Reply::End);
 }

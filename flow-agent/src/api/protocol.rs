@@ -49,7 +49,7 @@ pub enum Form {
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
     /// A flow.
-    Row(Row),
+    Row(Box<Row>),
     /// A flow as a record.
     Record(serde_json::Value),
     /// The flows with the most traffic.

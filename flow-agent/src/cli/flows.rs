@@ -70,7 +70,7 @@ fn print_rows(mut replies: Replies, options: &Options) -> Result<()> {
     let mut any = false;
     while let Some(reply) = replies.next()? {
         match reply {
-            Reply::Row(row) => lot.push(row),
+            Reply::Row(row) => lot.push(*row),
             reply => remark(&reply)?,
         }
         if options.follow && (lot.len() >= LOT || !replies.has_more()) && !lot.is_empty() {

@@ -12,7 +12,7 @@ use flow_common::time::Timestamp;
 /// A queue in order of arrival. What was sent at any time is always a part at its front, and what the present
 /// connection carried a part at the front of that.
 #[derive(Debug)]
-pub struct Spool<T> {
+pub(super) struct Spool<T> {
     records: VecDeque<Entry<T>>,
     capacity: usize,
     hold: Duration,
@@ -31,29 +31,29 @@ struct Entry<T> {
 
 impl<T> Spool<T> {
     /// For `capacity` records, each kept for `hold` after it was sent.
-    pub fn new(capacity: usize, hold: Duration) -> Self {
+    pub(super) fn new(capacity: usize, hold: Duration) -> Self {
         Self { records: VecDeque::new(), capacity: capacity.max(1), hold, sent: 0, carried: 0 }
     }
 
     /// Takes a record. Gives the one that is lost by it: the oldest, if it was never sent.
-    pub fn push(&mut self, record: T) -> Option<T> {
+    pub(super) fn push(&mut self, record: T) -> Option<T> {
         let lost = if self.records.len() < self.capacity { None } else { self.drop_oldest() };
         self.records.push_back(Entry { record, at: Timestamp::ZERO });
         lost
     }
 
     /// A new connection: everything is to be sent, what was sent on earlier ones again.
-    pub fn reconnected(&mut self) {
+    pub(super) fn reconnected(&mut self) {
         self.carried = 0;
     }
 
     /// The next records that the present connection has not carried, oldest first.
-    pub fn waiting(&self) -> impl Iterator<Item = &T> {
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &T> {
         self.records.range(self.carried..).map(|entry| &entry.record)
     }
 
     /// The first `count` of [`Spool::waiting`] went out.
-    pub fn mark_sent(&mut self, count: usize, now: Timestamp) {
+    pub(super) fn mark_sent(&mut self, count: usize, now: Timestamp) {
         let end = (self.carried + count).min(self.records.len());
         for entry in self.records.range_mut(self.carried..end) {
             entry.at = now;
@@ -64,24 +64,19 @@ impl<T> Spool<T> {
 
     /// Forgets what the present connection carried long enough ago. Not to be called without a connection: what a
     /// collector had when it went away may be needed when it is back.
-    pub fn expire(&mut self, now: Timestamp) {
+    pub(super) fn expire(&mut self, now: Timestamp) {
         while self.carried > 0 && self.records.front().is_some_and(|entry| now.since(entry.at) >= self.hold) {
             self.drop_oldest();
         }
     }
 
     /// Records in it.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
     /// Records that no connection carried yet.
-    pub fn unsent(&self) -> usize {
+    pub(super) fn unsent(&self) -> usize {
         self.records.len() - self.sent
     }
 
@@ -213,6 +208,6 @@ mod tests {
         spool.expire(later);
         assert_eq!(take(&mut spool, 1, later), [7], "the collector was away for an hour");
         spool.expire(later.plus(HOLD));
-        assert!(spool.is_empty());
+        assert_eq!(spool.len(), 0);
     }
 }
