@@ -1,0 +1,207 @@
+//! A joined flow as it stands on the wire.
+//!
+//! Takes a flow and its names; appends to a [`Batch`], which all sinks share. Extended elements are always there and
+//! stand last, so that a sink that leaves them out cuts them off.
+
+use super::{
+    flow::{Counters, DESTINATION, Flow, OCTETS, PACKETS, REVERSE_OCTETS, REVERSE_PACKETS, Rare, SOURCE, Side, less},
+    key::Addr,
+    tails::{Latest, Tails},
+};
+use flow_common::{
+    ipfix::wire::Reader,
+    record::{
+        AggregatedFlow, Cut, Extended, Family, Head, Labels, PerNode,
+        tail::{HTTP, fields},
+    },
+};
+
+/// Joined flows, encoded once for all sinks.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    records: Vec<(Family, u32)>,
+}
+
+/// One flow of a [`Batch`].
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a> {
+    /// Family of its addresses.
+    pub family: Family,
+    bytes: &'a [u8],
+}
+
+impl Batch {
+    /// How many flows.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The flows in the order of their export.
+    pub fn iter(&self) -> impl Iterator<Item = Joined<'_>> {
+        let mut begin = 0;
+        self.records.iter().map(move |&(family, end)| {
+            let bytes = self.bytes.get(begin..end as usize).unwrap_or_default();
+            begin = end as usize;
+            Joined { family, bytes }
+        })
+    }
+
+    pub(super) fn push<A: Addr>(&mut self, flow: &Flow<A>, tails: &Tails, cut: &mut Cut) {
+        record(&mut self.bytes, flow, tails, cut);
+        self.records.push((A::FAMILY, self.bytes.len() as u32));
+    }
+}
+
+impl<'a> Joined<'a> {
+    /// The record as the joined template has it.
+    pub fn bytes(&self, extended: bool) -> &'a [u8] {
+        let end = if extended { self.bytes.len() } else { self.bytes.len() - Extended::len(self.family) };
+        &self.bytes[..end]
+    }
+
+    /// The record with names to its values.
+    pub fn decode(&self) -> Option<AggregatedFlow> {
+        AggregatedFlow::decode(self.family, true, self.bytes).map(|(flow, _)| flow)
+    }
+}
+
+fn record<A: Addr>(out: &mut Vec<u8>, flow: &Flow<A>, tails: &Tails, cut: &mut Cut) {
+    let shown = Shown::of(flow);
+    shown.head(flow).encode(A::FAMILY, out);
+    let [source, destination] = &flow.sides;
+    let latest = if flow.latest() == DESTINATION { Latest::Second } else { Latest::First };
+    match &flow.rare {
+        Some(rare) if !rare.http.is_empty() => {
+            let mut tail = Vec::with_capacity(256 + rare.http.len());
+            tails.join(source.tail, destination.tail, latest, &mut tail);
+            with_http(A::FAMILY, &tail, rare, out, cut);
+        }
+        _ => tails.join(source.tail, destination.tail, latest, out),
+    }
+    shown.per_node().encode(A::FAMILY, out);
+    Labels::default().encode(A::FAMILY, out, cut);
+    shown.extended(flow).encode(A::FAMILY, out);
+}
+
+/// The tail with the flow's HTTP transactions in their place.
+fn with_http(family: Family, tail: &[u8], rare: &Rare, out: &mut Vec<u8>, cut: &mut Cut) {
+    for (at, field) in fields(family, tail).enumerate() {
+        if at == HTTP {
+            let http = cut.json(&rare.http);
+            out.push(255);
+            out.extend_from_slice(&u16::try_from(http.len()).unwrap_or(0).to_be_bytes());
+            out.extend_from_slice(http.as_bytes());
+        } else {
+            out.extend_from_slice(field);
+        }
+    }
+}
+
+/// HTTP transactions out of a tail's element.
+pub(super) fn http_text(field: &[u8]) -> Option<&str> {
+    std::str::from_utf8(Reader::new(field).variable()?).ok().filter(|text| !text.is_empty())
+}
+
+/// Both sides as they are shown: where one half is all there will be it stands for both.
+struct Shown {
+    sides: [Side; 2],
+    totals: [Counters; 2],
+}
+
+impl Shown {
+    fn of<A: Addr>(flow: &Flow<A>) -> Shown {
+        let mut sides = flow.sides;
+        let mut totals = [flow.total(SOURCE), flow.total(DESTINATION)];
+        if flow.alone {
+            for (empty, known) in [(SOURCE, DESTINATION), (DESTINATION, SOURCE)] {
+                if !sides[empty].is_known() {
+                    (sides[empty], totals[empty]) = (sides[known], totals[known]);
+                }
+            }
+        }
+        Shown { sides, totals }
+    }
+
+    fn head<A: Addr>(&self, flow: &Flow<A>) -> Head {
+        let total = flow.common_total();
+        let (src, src_port) = match flow.client.is_known() {
+            true => (flow.client.addr, flow.client.port),
+            false => (flow.key.src, flow.key.src_port),
+        };
+        let mut head = Head {
+            start_seconds: seconds(flow.start),
+            end_seconds: seconds(flow.end()),
+            end_reason: flow.reason(),
+            src_port,
+            dst_port: flow.key.dst_port,
+            protocol: flow.key.protocol,
+            src_addr: src.ip(),
+            dst_addr: flow.key.dst.ip(),
+            ..Head::default()
+        };
+        head.set_totals(total);
+        head.set_deltas(less(total, flow.common_last()));
+        head
+    }
+
+    fn per_node(&self) -> PerNode {
+        let [source, destination] = &self.sides;
+        let total = &self.totals;
+        let delta = [SOURCE, DESTINATION].map(|side| less(total[side], self.sides[side].last));
+        let latest = if destination.end > source.end { destination } else { source };
+        PerNode {
+            octet_delta_from_src: delta[SOURCE][OCTETS],
+            octet_delta_from_dst: delta[DESTINATION][OCTETS],
+            octet_total_from_src: total[SOURCE][OCTETS],
+            octet_total_from_dst: total[DESTINATION][OCTETS],
+            packet_delta_from_src: delta[SOURCE][PACKETS],
+            packet_delta_from_dst: delta[DESTINATION][PACKETS],
+            packet_total_from_src: total[SOURCE][PACKETS],
+            packet_total_from_dst: total[DESTINATION][PACKETS],
+            reverse_octet_delta_from_src: delta[SOURCE][REVERSE_OCTETS],
+            reverse_octet_delta_from_dst: delta[DESTINATION][REVERSE_OCTETS],
+            reverse_octet_total_from_src: total[SOURCE][REVERSE_OCTETS],
+            reverse_octet_total_from_dst: total[DESTINATION][REVERSE_OCTETS],
+            reverse_packet_delta_from_src: delta[SOURCE][REVERSE_PACKETS],
+            reverse_packet_delta_from_dst: delta[DESTINATION][REVERSE_PACKETS],
+            reverse_packet_total_from_src: total[SOURCE][REVERSE_PACKETS],
+            reverse_packet_total_from_dst: total[DESTINATION][REVERSE_PACKETS],
+            end_seconds_from_src: seconds(source.end),
+            end_seconds_from_dst: seconds(destination.end),
+            throughput: latest.throughput[0],
+            throughput_from_src: source.throughput[0],
+            throughput_from_dst: destination.throughput[0],
+            reverse_throughput: latest.throughput[1],
+            reverse_throughput_from_src: source.throughput[1],
+            reverse_throughput_from_dst: destination.throughput[1],
+        }
+    }
+
+    fn extended<A: Addr>(&self, flow: &Flow<A>) -> Extended {
+        let [source, destination] = &flow.sides;
+        let translated = flow.client.is_known();
+        Extended {
+            start_milliseconds: flow.start,
+            end_milliseconds: flow.end(),
+            tcp_flags: source.flags[0] | destination.flags[0],
+            reverse_tcp_flags: source.flags[1] | destination.flags[1],
+            icmp_type_code: flow.icmp,
+            flow_id: if source.flow_id == 0 { destination.flow_id } else { source.flow_id },
+            dropped_packets: source.dropped.saturating_add(destination.dropped),
+            // The numbers rise from unknown over forwarded to denied by a rule.
+            forwarding_status: source.status.code().max(destination.status.code()).into(),
+            nat_src_addr: if translated { flow.key.src.ip() } else { A::NONE.ip() },
+            nat_src_port: if translated { flow.key.src_port } else { 0 },
+        }
+    }
+}
+
+fn seconds(milliseconds: u64) -> u32 {
+    u32::try_from(milliseconds / 1000).unwrap_or(u32::MAX)
+}

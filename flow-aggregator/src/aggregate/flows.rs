@@ -1,0 +1,488 @@
+//! The flows of one address family: found, changed, exported, buried.
+//!
+//! Takes decoded records in batches and the passing of time; gives joined flows into a [`Batch`]. Time is a parameter,
+//! in seconds of a clock that only goes forward.
+
+use super::{
+    Counts, Settings,
+    encode::{Batch, http_text},
+    flow::{Exporter, Flow, Numbers},
+    key::{Addr, Client, Key},
+    nodes::Nodes,
+    rules::{Outcome, Relation},
+    table::{Index, Slab},
+    tails::{TailId, Tails},
+    tombstones::Tombstones,
+};
+use crate::correlate::{Half, Role};
+use flow_common::{
+    expiry::Expiry,
+    record::{Cut, Extended, Head, tail::Bounds},
+};
+use std::{borrow::Cow, hash::BuildHasher};
+
+/// Flows of which the one not heard for longest is taken when the table is full.
+const EVICTION_SAMPLE: usize = 16;
+
+/// One decoded record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Item<'a, A> {
+    pub(super) key: Key<A>,
+    pub(super) client: Client<A>,
+    pub(super) hash: u32,
+    pub(super) exporter: Exporter,
+    pub(super) numbers: Numbers,
+    pub(super) tail: &'a [u8],
+    /// Of the names alone.
+    pub(super) tail_hash: u64,
+    pub(super) bounds: Bounds,
+}
+
+impl<'a, A: Addr> Item<'a, A> {
+    /// A record as it was decoded; `bounds` are its tail's.
+    #[inline]
+    pub(super) fn new(
+        flows: &Flows<A>,
+        exporter: Exporter,
+        head: &Head,
+        tail: &'a [u8],
+        bounds: Bounds,
+        extended: &Extended,
+    ) -> Item<'a, A> {
+        let (key, client) = Key::of(head, extended);
+        let numbers = Numbers::of(head, extended);
+        let hash = flows.hasher.hash_one(key) as u32;
+        let mut item = Item { key, client, hash, exporter, numbers, tail, tail_hash: 0, bounds };
+        item.tail_hash = flows.tails.hash(&item.names());
+        item
+    }
+
+    /// The tail without HTTP transactions, which differ by record and are kept apart.
+    #[inline]
+    fn names(&self) -> Cow<'a, [u8]> {
+        if self.bounds.addr == self.bounds.http + 1 {
+            return Cow::Borrowed(self.tail);
+        }
+        let parts = [self.tail.get(..self.bounds.http), Some(&[0][..]), self.tail.get(self.bounds.addr..)];
+        Cow::Owned(parts.into_iter().flatten().flatten().copied().collect())
+    }
+
+    /// HTTP transactions, if there are any.
+    fn http(&self) -> Option<&'a str> {
+        http_text(self.tail.get(self.bounds.http..self.bounds.addr)?)
+    }
+}
+
+/// All flows of one family.
+#[derive(Debug)]
+pub(super) struct Flows<A> {
+    pub(super) tails: Tails,
+    pub(super) tombstones: Tombstones<A>,
+    slab: Slab<Flow<A>>,
+    index: Index,
+    expiry: Expiry,
+    hasher: foldhash::fast::RandomState,
+    settings: Settings,
+    fired: Vec<u32>,
+    ready: Vec<u32>,
+    /// Where the search for a flow to evict goes on.
+    hand: u32,
+    slots: Vec<Option<u32>>,
+}
+
+impl<A: Addr> Flows<A> {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let horizon = settings.inactive.max(settings.active).max(settings.correlation) + 1;
+        Flows {
+            tails: Tails::new(A::FAMILY),
+            tombstones: Tombstones::new(settings.max_tombstones),
+            slab: Slab::new(),
+            index: Index::with_capacity(settings.max_flows),
+            expiry: Expiry::new(0, horizon),
+            hasher: foldhash::fast::RandomState::default(),
+            settings: settings.clone(),
+            fired: Vec::new(),
+            ready: Vec::new(),
+            hand: 0,
+            slots: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Flow<A>> {
+        self.slab.iter()
+    }
+
+    /// Applies records: find all, touch all, change all. Each loop's memory accesses do not depend on one another, so
+    /// that the cache misses of one record overlap those of the others.
+    pub(super) fn apply(&mut self, items: &[Item<'_, A>], nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.clear();
+        slots.extend(items.iter().map(|item| self.index.find(item.hash, |_| true)));
+        let touched = slots.iter().flatten().filter_map(|slot| self.slab.at(*slot));
+        let sum = touched.fold(0, |sum: u64, flow| {
+            let [source, destination] = &flow.sides;
+            sum ^ source.end ^ source.throughput[0] ^ destination.end ^ destination.tail_hash ^ u64::from(flow.heard)
+        });
+        std::hint::black_box(sum);
+        for (item, guess) in items.iter().zip(&slots) {
+            self.record(item, *guess, nodes, now, out);
+        }
+        self.slots = slots;
+        self.export_ready(now, out);
+    }
+
+    /// What is due by `now`, at most `max` flows; true if there is more.
+    pub(super) fn expire(&mut self, now: u32, max: usize, out: &mut Output<'_>) -> bool {
+        let mut fired = std::mem::take(&mut self.fired);
+        let more = self.expiry.fire(now, max, &mut fired);
+        for slot in fired.drain(..) {
+            self.fire(slot, now, out);
+        }
+        self.fired = fired;
+        let before = now.saturating_sub(self.settings.tombstone);
+        let kept = now >= self.settings.tombstone && self.tombstones.expire(before, max, &mut self.tails);
+        more || kept
+    }
+
+    /// Exports everything that has news: the process ends.
+    pub(super) fn finish(&mut self, now: u32, out: &mut Output<'_>) {
+        for slot in 0..self.slab.slots() {
+            if self.slab.at(slot).is_some_and(|flow| flow.news) {
+                self.export(slot, now, out);
+            }
+        }
+    }
+
+    #[inline]
+    fn record(&mut self, item: &Item<'_, A>, guess: Option<u32>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+        let slab = &self.slab;
+        let is_it = |slot: u32| slab.at(slot).is_some_and(|flow| flow.key == item.key);
+        let slot = guess.filter(|slot| is_it(*slot)).or_else(|| self.index.find(item.hash, is_it));
+        let known = slot.and_then(|slot| {
+            let flow = slab.at(slot)?;
+            let side = flow.sides.iter().position(|side| side.exporter == item.exporter)?;
+            let same = flow.sides[side].flow_id == item.numbers.flow_id && item.numbers.flow_id != 0
+                || flow.relation(side, &item.numbers) == Relation::Same;
+            same.then_some((slot, side))
+        });
+        match (known, slot) {
+            (Some((slot, side)), _) => self.further(slot, side, item, nodes, now, out),
+            (None, Some(slot)) => self.other(slot, item, nodes, now, out),
+            (None, None) => self.unknown(item, nodes, now, out),
+        }
+    }
+
+    /// A further record of a half that is known.
+    #[inline]
+    fn further(&mut self, slot: u32, side: usize, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+        let Some(flow) = self.slab.at_mut(slot) else { return };
+        flow.heard = now;
+        let fresh = !flow.sides[side].is_known();
+        let outcome = take(flow, side, item, &mut self.tails);
+        if outcome == Outcome::Repeated {
+            out.counts.repeated += 1;
+        } else if fresh || !flow.ready || outcome == Outcome::Reopened || flow.has_ended() {
+            self.judge(slot, side, fresh, item, nodes, now);
+        }
+    }
+
+    /// A record under the key of a flow that may be another connection, another half, or begin anew.
+    #[cold]
+    fn other(&mut self, slot: u32, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+        if let Some(number) = self.buried(item) {
+            return self.late(number, item, nodes, now, out);
+        }
+        let half = self.half(item, nodes);
+        let Some(flow) = self.slab.at_mut(slot) else { return };
+        let Some(side) = flow.side_of(item.exporter, half.role()) else {
+            out.counts.surplus += 1;
+            return;
+        };
+        match flow.relation(side, &item.numbers) {
+            Relation::Same => self.further(slot, side, item, nodes, now, out),
+            Relation::Anew => {
+                flow.begin_anew(side, &item.numbers);
+                out.counts.restarted += 1;
+                self.further(slot, side, item, nodes, now, out);
+            }
+            Relation::Reused => {
+                out.counts.reused += 1;
+                self.close(slot, now, out);
+                self.begin(item, nodes, now, out);
+            }
+            Relation::Earlier => self.alone(item, nodes, now, out),
+        }
+    }
+
+    /// A record of no flow in the table.
+    #[cold]
+    fn unknown(&mut self, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+        let number = self.buried(item).or_else(|| {
+            self.tombstones.matching(&item.key, item.hash, |_| true)?;
+            let role = self.half(item, nodes).role();
+            self.tombstones.matching(&item.key, item.hash, |flow| {
+                flow.side_of(item.exporter, role).is_some_and(|side| flow.goes_on_with(side, &item.numbers))
+            })
+        });
+        match number {
+            Some(number) => self.late(number, item, nodes, now, out),
+            None => self.begin(item, nodes, now, out),
+        }
+    }
+
+    fn buried(&self, item: &Item<'_, A>) -> Option<u32> {
+        let flow_id = item.numbers.flow_id;
+        if flow_id == 0 { None } else { self.tombstones.with_flow_id(&item.key, item.hash, flow_id) }
+    }
+
+    /// A record of a flow of which only a tombstone is left: mostly a repeat. Else the flow lives again, or, where its
+    /// key has another flow by now, is exported and buried again.
+    fn late(&mut self, number: u32, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+        let Some(mut flow) = self.tombstones.view(number) else { return };
+        let half = self.half(item, nodes);
+        let flow_id = item.numbers.flow_id;
+        let named = flow.sides.iter().position(|side| flow_id != 0 && side.flow_id == flow_id);
+        let Some(side) = named.or_else(|| flow.side_of(item.exporter, half.role())) else {
+            out.counts.surplus += 1;
+            return;
+        };
+        flow.heard = now;
+        let fresh = !flow.sides[side].is_known();
+        if take(&mut flow, side, item, &mut self.tails) == Outcome::Repeated {
+            out.counts.repeated += 1;
+            return;
+        }
+        self.tombstones.revive(number);
+        out.counts.revived += 1;
+        self.make_room(now, out);
+        let taken = self.find(item).is_some();
+        let slot = self.slab.insert(flow);
+        if taken {
+            return self.close(slot, now, out);
+        }
+        self.judge(slot, side, fresh, item, nodes, now);
+        self.index.insert(item.hash, slot);
+        self.schedule(slot, now);
+    }
+
+    /// A record of an earlier connection that left no tombstone, under the key of a later one: exported as it is.
+    fn alone(&mut self, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+        let slot = self.create(item, nodes, now, out);
+        self.close(slot, now, out);
+    }
+
+    /// A new flow.
+    fn begin(&mut self, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+        self.make_room(now, out);
+        let slot = self.create(item, nodes, now, out);
+        self.index.insert(item.hash, slot);
+        self.schedule(slot, now);
+    }
+
+    fn create(&mut self, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) -> u32 {
+        let mut flow = Flow::new(item.key, now);
+        let half = self.half(item, nodes);
+        let side = usize::from(half.role() == Some(Role::Destination));
+        take(&mut flow, side, item, &mut self.tails);
+        let slot = self.slab.insert(flow);
+        self.judge(slot, side, true, item, nodes, now);
+        out.counts.begun += 1;
+        slot
+    }
+
+    /// Decides whether the flow is complete, and has it exported if it just became so or is over.
+    fn judge(&mut self, slot: u32, side: usize, fresh: bool, item: &Item<'_, A>, nodes: &Nodes, now: u32) {
+        let Some(flow) = self.slab.at_mut(slot) else { return };
+        let both = flow.sides.iter().all(|side| side.is_known());
+        let half = Half {
+            facts: self.tails.facts(flow.sides[side].tail),
+            status: flow.sides[side].status,
+            translated: flow.client.is_known(),
+            src_is_other_node: nodes.is_other(flow.key.src.ip(), item.exporter),
+        };
+        let needed = !both && half.needs_partner();
+        let completed = !needed && (fresh || !flow.ready);
+        if needed && flow.alone {
+            // What was complete is not any more: a denied attempt came through.
+            flow.ready = false;
+            flow.waiting = now;
+            self.expiry.schedule(slot, now + self.settings.correlation);
+        }
+        flow.alone = !both && !needed;
+        flow.ready |= !needed;
+        if flow.news && (completed || flow.ready && flow.has_ended()) {
+            self.ready.push(slot);
+        }
+    }
+
+    fn half(&mut self, item: &Item<'_, A>, nodes: &Nodes) -> Half {
+        let tail = self.tails.keep(&item.names());
+        let facts = self.tails.facts(tail);
+        self.tails.release(tail);
+        Half {
+            facts,
+            status: item.numbers.status,
+            translated: item.client.is_known(),
+            src_is_other_node: nodes.is_other(item.key.src.ip(), item.exporter),
+        }
+    }
+
+    fn export_ready(&mut self, now: u32, out: &mut Output<'_>) {
+        let mut ready = std::mem::take(&mut self.ready);
+        for slot in ready.drain(..) {
+            // The slot may have been given to another flow since.
+            if self.slab.at(slot).is_some_and(|flow| flow.ready) {
+                self.export(slot, now, out);
+            }
+        }
+        self.ready = ready;
+    }
+
+    /// Exports what is known, and buries the flow if it is over.
+    fn export(&mut self, slot: u32, now: u32, out: &mut Output<'_>) {
+        let Some(flow) = self.slab.at_mut(slot) else { return };
+        if !flow.news {
+            return;
+        }
+        out.batch.push(flow, &self.tails, out.cut);
+        out.counts.exported += 1;
+        flow.settle(now);
+        if flow.has_ended() {
+            self.bury(slot, now, out);
+        }
+    }
+
+    /// Exports the flow with what it has, if that is news, and leaves its tombstone.
+    fn close(&mut self, slot: u32, now: u32, out: &mut Output<'_>) {
+        self.export(slot, now, out);
+        self.bury(slot, now, out);
+    }
+
+    fn bury(&mut self, slot: u32, now: u32, out: &mut Output<'_>) {
+        let Some(flow) = self.slab.remove(slot) else { return };
+        let hash = self.hasher.hash_one(flow.key) as u32;
+        self.index.remove(hash, slot);
+        self.expiry.cancel(slot);
+        out.counts.tombstones_evicted += self.tombstones.bury(flow, hash, now, &mut self.tails);
+    }
+
+    /// In a full table, of some flows the one that was not heard of for longest goes.
+    fn make_room(&mut self, now: u32, out: &mut Output<'_>) {
+        if self.slab.len() < self.settings.max_flows {
+            return;
+        }
+        let slots = self.slab.slots();
+        let mut oldest: Option<(u32, u32)> = None;
+        let mut seen = 0;
+        for _ in 0..slots {
+            self.hand = (self.hand + 1) % slots;
+            let Some(flow) = self.slab.at(self.hand) else { continue };
+            if oldest.is_none_or(|(heard, _)| flow.heard < heard) {
+                oldest = Some((flow.heard, self.hand));
+            }
+            seen += 1;
+            if seen == EVICTION_SAMPLE {
+                break;
+            }
+        }
+        if let Some((_, slot)) = oldest {
+            out.counts.evicted += 1;
+            self.close(slot, now, out);
+        }
+    }
+
+    fn find(&self, item: &Item<'_, A>) -> Option<u32> {
+        self.index.find(item.hash, |slot| self.slab.at(slot).is_some_and(|flow| flow.key == item.key))
+    }
+
+    /// A flow whose deadline may have come: what the deadline is depends on what happened since it was set.
+    fn fire(&mut self, slot: u32, now: u32, out: &mut Output<'_>) {
+        let Some(flow) = self.slab.at_mut(slot) else { return };
+        if flow.heard.saturating_add(self.settings.inactive) <= now {
+            if !flow.ready {
+                out.counts.uncorrelated += 1;
+            }
+            return self.close(slot, now, out);
+        }
+        if !flow.ready && flow.waiting.saturating_add(self.settings.correlation) <= now {
+            out.counts.uncorrelated += 1;
+            flow.ready = true;
+            self.export(slot, now, out);
+        } else if flow.ready && flow.news && flow.exported.saturating_add(self.settings.active) <= now {
+            self.export(slot, now, out);
+        }
+        self.schedule(slot, now);
+    }
+
+    /// When the flow is to be looked at next: lazily, so that a record needs to touch nothing here.
+    fn schedule(&mut self, slot: u32, now: u32) {
+        let Some(flow) = self.slab.at(slot) else { return };
+        let settings = &self.settings;
+        let inactive = flow.heard.saturating_add(settings.inactive);
+        let next = if flow.ready {
+            let active = flow.exported.saturating_add(settings.active);
+            // Without news since the last export the flow is looked at again an active timeout from now.
+            inactive.min(if active > now { active } else { now + settings.active })
+        } else {
+            inactive.min(flow.waiting.saturating_add(settings.correlation))
+        };
+        self.expiry.schedule(slot, next.max(now + 1));
+    }
+}
+
+/// Where results go.
+#[derive(Debug)]
+pub(super) struct Output<'a> {
+    pub(super) batch: &'a mut Batch,
+    pub(super) counts: &'a mut Counts,
+    pub(super) cut: &'a mut Cut,
+}
+
+/// Numbers and names of a record of the same connection into the flow.
+#[inline]
+fn take<A: Addr>(flow: &mut Flow<A>, side: usize, item: &Item<'_, A>, tails: &mut Tails) -> Outcome {
+    let known = &flow.sides[side];
+    let fresh = !known.is_known();
+    let counts = fresh || flow.adds(side, &item.numbers);
+    let same_names = !fresh && known.tail_hash == item.tail_hash;
+    // A later record's names stand before the earlier one's; a repeat's only where there were none.
+    let later = fresh || item.numbers.end > known.end || (item.numbers.end == known.end && counts);
+    let tail = match same_names {
+        true => None,
+        false if fresh || known.is_replaced_by(&item.numbers) => Some(tails.keep(&item.names())),
+        false => Some(renamed(known.tail, later, &item.names(), tails)),
+    };
+    let client = item.client.is_known() && !flow.client.is_known();
+    let http = item.http().and_then(|http| flow.http_with(http));
+    let named = tail.is_some_and(|tail| tail != known.tail);
+    if !(counts || named || client || http.is_some()) {
+        tail.into_iter().for_each(|tail| tails.release(tail));
+        return Outcome::Repeated;
+    }
+    let outcome = flow.take(side, item.exporter, &item.numbers);
+    if let Some(tail) = tail {
+        let side = &mut flow.sides[side];
+        tails.release(std::mem::replace(&mut side.tail, tail));
+        if later {
+            side.tail_hash = item.tail_hash;
+        }
+    }
+    if client {
+        flow.client = item.client;
+    }
+    if let Some(http) = http {
+        flow.rare.get_or_insert_default().http = http;
+    }
+    outcome
+}
+
+/// The side's names after a record whose names are others; never emptied.
+#[cold]
+fn renamed(known: TailId, later: bool, new: &[u8], tails: &mut Tails) -> TailId {
+    let old = tails.bytes(known).to_vec();
+    if later { tails.merge(new, &old) } else { tails.merge(&old, new) }
+}

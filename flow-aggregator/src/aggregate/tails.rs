@@ -1,0 +1,200 @@
+//! The names of records, each distinct set of them kept once.
+//!
+//! Takes tails as they stand on the wire; gives numbers for them, counted by their users, and what correlation needs
+//! to know of each. A tail arrives with every record and almost never differs from the one before: the caller compares
+//! hashes and comes here only when they differ. The bytes are compared here, and checked to be UTF-8 once.
+
+use super::table::Slab;
+use flow_common::record::{
+    Cut, Family, FlowType, RuleAction, Tail,
+    tail::{fields, is_absent},
+};
+use hashbrown::HashTable;
+use std::hash::BuildHasher;
+
+/// Names of a tail in [`Tails`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TailId(u32);
+
+impl TailId {
+    /// No tail.
+    pub(super) const NONE: TailId = TailId(u32::MAX);
+}
+
+/// What correlation wants to know of a half's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The half names the originator's Pod or Node.
+    pub names_src: bool,
+    /// The half names the responder's Pod or Node.
+    pub names_dst: bool,
+    /// Where the two ends are, as the agent guesses.
+    pub flow_type: FlowType,
+    /// What the egress rule did.
+    pub egress: RuleAction,
+    /// What the ingress rule did.
+    pub ingress: RuleAction,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: Box<[u8]>,
+    hash: u64,
+    users: u32,
+    facts: Facts,
+}
+
+/// All tails of one family.
+#[derive(Debug)]
+pub(super) struct Tails {
+    family: Family,
+    entries: Slab<Entry>,
+    index: HashTable<u32>,
+    hasher: foldhash::fast::RandomState,
+    /// Which element is the TCP state: it is the latest record's, not the source's.
+    state: Option<usize>,
+    scratch: Vec<u8>,
+}
+
+/// Which of two tails' values stand where both have one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Latest {
+    /// The first tail has the latest TCP state, too.
+    First,
+    /// The second tail has the latest TCP state.
+    Second,
+}
+
+impl Tails {
+    pub(super) fn new(family: Family) -> Self {
+        Tails {
+            family,
+            entries: Slab::new(),
+            index: HashTable::new(),
+            hasher: foldhash::fast::RandomState::default(),
+            state: Tail::FIELDS.iter().position(|field| field.rust_name == "tcp_state"),
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The hash by which a flow remembers a side's last tail.
+    #[inline]
+    pub(super) fn hash(&self, bytes: &[u8]) -> u64 {
+        self.hasher.hash_one(bytes)
+    }
+
+    pub(super) fn facts(&self, id: TailId) -> Facts {
+        self.entries.at(id.0).map_or_else(Facts::default, |entry| entry.facts)
+    }
+
+    #[inline]
+    pub(super) fn bytes(&self, id: TailId) -> &[u8] {
+        self.entries.at(id.0).map_or(&[], |entry| &entry.bytes)
+    }
+
+    /// The number of a tail, with one user more.
+    pub(super) fn keep(&mut self, bytes: &[u8]) -> TailId {
+        let hash = self.hash(bytes);
+        if let Some(id) = self.find(bytes, hash) {
+            self.share(id);
+            return id;
+        }
+        let Some(tail) = Tail::decode(self.family, bytes) else { return TailId::NONE };
+        let mut clean = Vec::with_capacity(bytes.len());
+        tail.encode(self.family, &mut clean, &mut Cut::default());
+        // Invalid UTF-8 and overlong lengths make two forms of one tail; the entry is found by the first, shown as the second.
+        let entry = Entry { bytes: bytes.into(), hash, users: 1, facts: Facts::of(&tail) };
+        let entry = if clean == bytes { entry } else { return self.keep_clean(&clean, entry.facts) };
+        self.insert(entry)
+    }
+
+    /// One user more of a tail that is there.
+    pub(super) fn share(&mut self, id: TailId) {
+        if let Some(entry) = self.entries.at_mut(id.0) {
+            entry.users += 1;
+        }
+    }
+
+    /// One user less; the last one takes the tail away.
+    pub(super) fn release(&mut self, id: TailId) {
+        let Some(entry) = self.entries.at_mut(id.0) else { return };
+        entry.users -= 1;
+        if entry.users > 0 {
+            return;
+        }
+        let hash = entry.hash;
+        if let Ok(found) = self.index.find_entry(hash, |slot| *slot == id.0) {
+            found.remove();
+        }
+        self.entries.remove(id.0);
+    }
+
+    /// A tail with each element of `first`, or of `second` where `first` has none; the result has one user more.
+    pub(super) fn merge(&mut self, first: &[u8], second: &[u8]) -> TailId {
+        let mut merged = std::mem::take(&mut self.scratch);
+        merged.clear();
+        merge(self.family, None, first, second, &mut merged);
+        let id = self.keep(&merged);
+        self.scratch = merged;
+        id
+    }
+
+    /// Appends both halves' names as one: the first half's where it has them, else the second's; the TCP state of the
+    /// latest.
+    pub(super) fn join(&self, first: TailId, second: TailId, latest: Latest, out: &mut Vec<u8>) {
+        match (self.bytes(first), self.bytes(second)) {
+            (only, []) | ([], only) => out.extend_from_slice(only),
+            (first, second) => {
+                let swapped = if latest == Latest::Second { self.state } else { None };
+                merge(self.family, swapped, first, second, out);
+            }
+        }
+    }
+
+    fn find(&self, bytes: &[u8], hash: u64) -> Option<TailId> {
+        let is_it =
+            |slot: &u32| self.entries.at(*slot).is_some_and(|entry| entry.hash == hash && *entry.bytes == *bytes);
+        self.index.find(hash, is_it).map(|slot| TailId(*slot))
+    }
+
+    fn keep_clean(&mut self, bytes: &[u8], facts: Facts) -> TailId {
+        let hash = self.hash(bytes);
+        if let Some(id) = self.find(bytes, hash) {
+            self.share(id);
+            return id;
+        }
+        self.insert(Entry { bytes: bytes.into(), hash, users: 1, facts })
+    }
+
+    fn insert(&mut self, entry: Entry) -> TailId {
+        let hash = entry.hash;
+        let slot = self.entries.insert(entry);
+        let entries = &self.entries;
+        self.index.insert_unique(hash, slot, |slot| entries.at(*slot).map_or(0, |entry| entry.hash));
+        TailId(slot)
+    }
+}
+
+impl Facts {
+    fn of(tail: &Tail) -> Facts {
+        Facts {
+            names_src: !tail.src_pod.is_empty() || !tail.src_node.is_empty(),
+            names_dst: !tail.dst_pod.is_empty() || !tail.dst_node.is_empty(),
+            flow_type: tail.flow_type,
+            egress: tail.egress_action,
+            ingress: tail.ingress_action,
+        }
+    }
+}
+
+/// Element by element the first that is there; at `swapped` the second comes first.
+fn merge(family: Family, swapped: Option<usize>, first: &[u8], second: &[u8], out: &mut Vec<u8>) {
+    for (at, (first, second)) in fields(family, first).zip(fields(family, second)).enumerate() {
+        let (first, second) = if swapped == Some(at) { (second, first) } else { (first, second) };
+        out.extend_from_slice(if is_absent(first) { second } else { first });
+    }
+}

@@ -1,0 +1,7 @@
+//! What records do to the table, in simulated time.
+
+mod bounds;
+mod correlation;
+mod laws;
+mod life;
+mod totals;

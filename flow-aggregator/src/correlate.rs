@@ -1,0 +1,126 @@
+//! Which half of a connection a record is, and whether another half must be waited for.
+//!
+//! Takes what is known of one record; gives [`Role`] and need. Pure: it keeps nothing and joins nothing.
+
+use crate::aggregate::Facts;
+use flow_common::record::{FlowType, ForwardingStatus, RuleAction};
+
+/// Whose Node reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The originator's, or of a masqueraded connection the one that translated it.
+    Source,
+    /// The responder's.
+    Destination,
+}
+
+/// One half, as far as correlation looks at it.
+#[derive(Clone, Copy, Debug)]
+pub struct Half {
+    /// What its names say.
+    pub facts: Facts,
+    /// What became of the packets on its Node.
+    pub status: ForwardingStatus,
+    /// It shows an originator behind the one that the responder sees.
+    pub translated: bool,
+    /// The originator it shows is an address of another Node.
+    pub src_is_other_node: bool,
+}
+
+impl Half {
+    /// The half's role. `None` if it names neither end and shows no translation, as foreign exporters do.
+    pub fn role(&self) -> Option<Role> {
+        if self.facts.names_src || (self.translated && !self.facts.names_dst) {
+            Some(Role::Source)
+        } else if self.facts.names_dst {
+            Some(Role::Destination)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a partner is to be waited for.
+    pub fn needs_partner(&self) -> bool {
+        let two_nodes = match self.facts.flow_type {
+            FlowType::InterNode => true,
+            FlowType::FromExternal => self.translated || self.src_is_other_node,
+            FlowType::Unknown | FlowType::IntraNode | FlowType::ToExternal | FlowType::Other(_) => false,
+        };
+        let knows_both = self.facts.names_dst && (self.facts.names_src || self.translated);
+        two_nodes && !knows_both && !self.is_all_there_will_be()
+    }
+
+    /// The packets never left the source Node, or the destination's answer settled the matter. A reject that only the
+    /// source half shows may come from either end.
+    fn is_all_there_will_be(&self) -> bool {
+        let denied = |action| matches!(action, RuleAction::Drop | RuleAction::Reject);
+        let seen = match self.status {
+            ForwardingStatus::Dropped | ForwardingStatus::Denied => self.role() == Some(Role::Source),
+            ForwardingStatus::Rejected => self.role() == Some(Role::Destination),
+            _ => false,
+        };
+        seen || denied(self.facts.egress) || self.facts.ingress == RuleAction::Reject
+    }
+}
+
+/// Whether the status is that of an attempt that did not come through, which a later success replaces.
+pub fn is_denied(status: ForwardingStatus) -> bool {
+    matches!(status, ForwardingStatus::Dropped | ForwardingStatus::Rejected | ForwardingStatus::Denied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn half(flow_type: FlowType, names: &str) -> Half {
+        Half {
+            facts: Facts {
+                names_src: names.contains('s'),
+                names_dst: names.contains('d'),
+                flow_type,
+                ..Facts::default()
+            },
+            status: ForwardingStatus::Forwarded,
+            translated: false,
+            src_is_other_node: false,
+        }
+    }
+
+    #[test]
+    fn flows_between_nodes_need_both_halves() {
+        assert!(half(FlowType::InterNode, "s").needs_partner());
+        assert!(half(FlowType::InterNode, "d").needs_partner());
+        assert!(!half(FlowType::InterNode, "sd").needs_partner(), "one half that knows both ends is enough");
+        for flow_type in [FlowType::IntraNode, FlowType::ToExternal, FlowType::FromExternal, FlowType::Unknown] {
+            assert!(!half(flow_type, "s").needs_partner(), "{flow_type:?}");
+        }
+    }
+
+    #[test]
+    fn masqueraded_flows_from_outside_need_both_halves() {
+        let outside = half(FlowType::FromExternal, "");
+        assert!(Half { translated: true, ..outside }.needs_partner(), "the Node that translated");
+        let inside = half(FlowType::FromExternal, "d");
+        assert!(Half { src_is_other_node: true, ..inside }.needs_partner(), "the Node of the Pod");
+        assert!(!Half { translated: true, ..inside }.needs_partner(), "one Node did and saw both");
+        assert_eq!(Half { translated: true, ..outside }.role(), Some(Role::Source));
+        assert_eq!(Half { translated: true, ..inside }.role(), Some(Role::Destination));
+    }
+
+    #[test]
+    fn what_was_stopped_has_one_half() {
+        use ForwardingStatus::{Denied, Dropped, Rejected};
+        let [src, dst] = ["s", "d"].map(|names| half(FlowType::InterNode, names));
+        let needs = |half: Half, status| Half { status, ..half }.needs_partner();
+        assert!(!needs(src, Denied) && !needs(src, Dropped), "dropped before it left");
+        assert!(needs(src, Rejected), "a reset alone does not say whose");
+        assert!(!needs(dst, Rejected), "the destination says that it was its own");
+        assert!(needs(dst, Denied), "the source let it out");
+
+        let ruled = |egress, ingress| Half { facts: Facts { egress, ingress, ..src.facts }, ..src }.needs_partner();
+        assert!(!ruled(RuleAction::Drop, RuleAction::None));
+        assert!(!ruled(RuleAction::Reject, RuleAction::None));
+        assert!(!ruled(RuleAction::None, RuleAction::Reject));
+        assert!(ruled(RuleAction::Allow, RuleAction::Drop));
+    }
+}
