@@ -3,6 +3,7 @@
 //! Takes read buffers of sessions and the passing of time; gives batches of joined flows for the sinks. No I/O and no
 //! clock: `now` is in seconds of a clock that only goes forward. Everything is bounded and everything refused counted.
 
+mod accounts;
 mod encode;
 mod flow;
 mod flows;
@@ -17,20 +18,33 @@ pub(crate) mod testing;
 mod tests;
 mod tombstones;
 
+pub use accounts::Amount;
 pub use encode::{Batch, Joined};
 pub use tails::Facts;
 
-use flow::Exporter;
-use flow_common::record::{AggregatedFlow, Cut, Extended, Family, Head, tail};
-use flows::{Flows, Item, Output};
+use crate::collector::SessionId;
+use accounts::Accounts;
+use flow::{Exporter, Told};
+use flow_common::{
+    ipfix::{
+        accounting::Accounting,
+        collector::{self, Limits, TailHash},
+        message::MessageError,
+    },
+    record::{AggregatedFlow, Cut, Extended, Family},
+};
+use flows::{Flows, Item, Names, Output};
 use nodes::Nodes;
 use std::{
-    hash::BuildHasher,
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// Records that are applied together.
 const GROUP: usize = 128;
+/// Marks exporters that are known by their domain alone.
+const AGENT: u64 = 1 << 63;
 
 /// Timeouts in seconds, and bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +106,54 @@ numbers! {
         evicted = "flows_evicted",
         /// Tombstones that had to leave early
         tombstones_evicted = "tombstones_evicted",
+        /// Agents' records of accounting for which there was no room
+        accounting_refused = "accounting_refused",
+    }
+}
+
+numbers! {
+    /// What sessions received since the start.
+    Received: u64 {
+        /// IPFIX messages
+        messages = "messages",
+        /// Messages that could not be parsed
+        malformed = "messages_malformed",
+        /// Messages that came behind a later one
+        late = "messages_late",
+        /// Flow records of other senders than agents
+        foreign = "records_foreign",
+        /// Records of sampled packets, which are no flows
+        sampled = "records_sampled",
+        /// Records that do not say between whom, which are no flows
+        keyless = "records_keyless",
+        /// Records that the sequence numbers say were sent and that did not come
+        lost = "records_lost",
+        /// Exporters whose sequence numbers began anew
+        restarts = "sequence_restarts",
+        /// Templates beyond a session's limits
+        templates_refused = "templates_refused",
+        /// Sets of data whose template is not there
+        missing_templates = "sets_without_template",
+        /// Sets with an id that has no meaning
+        unknown_sets = "sets_unknown",
+    }
+}
+
+impl Received {
+    fn of(counters: &collector::Counters) -> Received {
+        Received {
+            messages: counters.messages,
+            malformed: counters.malformed,
+            late: counters.late,
+            foreign: counters.foreign,
+            sampled: counters.sampled,
+            keyless: counters.keyless,
+            lost: counters.lost,
+            restarts: counters.restarts,
+            templates_refused: counters.templates_refused,
+            missing_templates: counters.missing_templates,
+            unknown_sets: counters.unknown_sets,
+        }
     }
 }
 
@@ -124,10 +186,23 @@ pub struct Aggregate {
     v4: Flows<Ipv4Addr>,
     v6: Flows<Ipv6Addr>,
     nodes: Nodes,
+    accounts: Accounts,
+    sessions: HashMap<SessionId, Session>,
+    /// Of sessions that are over.
+    past: collector::Counters,
+    decoded: collector::Batch,
+    tail_hash: TailHash,
     counts: Counts,
     cut: Cut,
     batch: Batch,
-    hasher: foldhash::fast::FixedState,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Session {
+    decoder: collector::Session,
+    peer: IpAddr,
+    datagrams: bool,
 }
 
 /// Decoded records that wait to be applied together.
@@ -140,15 +215,58 @@ struct Group<'a> {
 impl Aggregate {
     /// An empty table. Its indexes are reserved for the bounds at once.
     pub fn new(settings: &Settings) -> Aggregate {
+        let hasher = RandomState::new();
         Aggregate {
             v4: Flows::new(settings),
             v6: Flows::new(settings),
             nodes: Nodes::default(),
+            accounts: Accounts::default(),
+            sessions: HashMap::new(),
+            past: collector::Counters::default(),
+            decoded: collector::Batch::new(GROUP),
+            tail_hash: TailHash::new(hasher.hash_one(GROUP)),
             counts: Counts::default(),
             cut: Cut::default(),
             batch: Batch::default(),
-            hasher: foldhash::fast::FixedState::default(),
+            hasher,
         }
+    }
+
+    /// A session begins.
+    pub fn open(&mut self, id: SessionId, peer: IpAddr, datagrams: bool) {
+        let limits = if datagrams { Limits::DATAGRAMS } else { Limits::STREAM };
+        let decoder = collector::Session::new(limits, self.tail_hash.clone());
+        self.sessions.insert(id, Session { decoder, peer, datagrams });
+    }
+
+    /// A session is over, and its templates with it.
+    pub fn close(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.remove(&id) {
+            self.past += *session.decoder.counters();
+        }
+    }
+
+    /// Takes whole messages of a session: of a stream many, of datagrams one. After an error a stream cannot go on;
+    /// what came before the malformed message is taken.
+    pub fn feed(&mut self, id: SessionId, buffer: &[u8], now: u32) -> Result<(), MessageError> {
+        let mut decoded = std::mem::replace(&mut self.decoded, collector::Batch::new(0));
+        let mut at = 0;
+        let ended = loop {
+            let Some(session) = self.sessions.get_mut(&id) else { break Ok(()) };
+            let peer = session.peer;
+            let step = match session.datagrams {
+                true => session.decoder.decode_datagram(buffer, 0..buffer.len(), now, &mut decoded).map(|()| at),
+                false => session.decoder.decode(buffer, at, now, &mut decoded),
+            };
+            self.work(peer, &decoded, buffer, now);
+            decoded.clear();
+            match step {
+                Ok(next) if next > at => at = next,
+                ended => break ended.map(|_| ()),
+            }
+        };
+        self.decoded = decoded;
+        ended
     }
 
     /// What is due by `now`, at most `max` flows of each family; true if there is more.
@@ -196,6 +314,25 @@ impl Aggregate {
             .collect()
     }
 
+    /// What was received since the start, of all sessions.
+    pub fn received(&self) -> Received {
+        let mut all = self.past;
+        for session in self.sessions.values() {
+            all += *session.decoder.counters();
+        }
+        Received::of(&all)
+    }
+
+    /// The cluster's sums of packets by heading, as agents account for them.
+    pub fn accounted(&self) -> BTreeMap<&str, Amount> {
+        self.accounts.interface_sums()
+    }
+
+    /// Flow records that agents sent, and those they could not send.
+    pub fn agents_exported(&self) -> (u64, u64) {
+        self.accounts.export_sums()
+    }
+
     /// What happened since the start.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -213,18 +350,49 @@ impl Aggregate {
 
     /// A record that gives a flow id is an agent's: its domain names the Node, whatever the address. Others are told
     /// apart by both.
+    #[inline]
     fn exporter(&self, source: Source, extended: &Extended) -> Exporter {
-        let addr = if extended.flow_id == 0 { source.addr } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        Exporter(self.hasher.hash_one((addr, source.domain)).max(1))
+        match extended.flow_id {
+            0 => Exporter((self.hasher.hash_one(source) & !AGENT).max(1)),
+            _ => self.agent(source.domain),
+        }
     }
 
-    fn gather<'a>(&self, source: Source, head: &Head, tail: &'a [u8], extended: &Extended, group: &mut Group<'a>) {
-        let family = head.family();
-        let Some(bounds) = tail::bounds(family, tail) else { return };
-        let exporter = self.exporter(source, extended);
-        match family {
-            Family::V4 => group.v4.push(Item::new(&self.v4, exporter, head, tail, bounds, extended)),
-            Family::V6 => group.v6.push(Item::new(&self.v6, exporter, head, tail, bounds, extended)),
+    #[inline]
+    fn agent(&self, domain: u32) -> Exporter {
+        Exporter(AGENT | u64::from(domain))
+    }
+
+    /// Applies what was decoded of one buffer.
+    fn work(&mut self, peer: IpAddr, decoded: &collector::Batch, buffer: &[u8], now: u32) {
+        for (domain, accounting) in decoded.accounting() {
+            self.account(Source { addr: peer, domain: *domain }, accounting);
+        }
+        let mut group = Group::default();
+        for record in decoded.records() {
+            let told = Told { head: &record.head, extended: &record.extended, has_totals: record.has_totals };
+            let (tail, http) = (decoded.tail(record, buffer), decoded.http(record, buffer));
+            let names = Names { tail, tail_hash: record.tail_hash, http };
+            self.gather(Source { addr: peer, domain: record.domain }, &told, names, &mut group);
+        }
+        self.apply(&mut group, now);
+    }
+
+    fn account(&mut self, source: Source, accounting: &Accounting) {
+        let kept = match accounting {
+            // Only agents send these, and an agent is known by its domain.
+            Accounting::Addr(addr) => self.nodes.report(addr.addr, self.agent(source.domain)),
+            accounting => self.accounts.take(source.domain, accounting),
+        };
+        self.counts.accounting_refused += u64::from(!kept);
+    }
+
+    #[inline]
+    fn gather<'a>(&self, source: Source, told: &Told<'_>, names: Names<'a>, group: &mut Group<'a>) {
+        let exporter = self.exporter(source, told.extended);
+        match told.head.family() {
+            Family::V4 => group.v4.push(self.v4.item(exporter, told, names)),
+            Family::V6 => group.v6.push(self.v6.item(exporter, told, names)),
         }
     }
 

@@ -2,5 +2,10 @@
 
 pub mod aggregate;
 pub mod certs;
+pub mod collector;
 pub mod config;
 pub mod correlate;
+pub mod join;
+pub mod metrics;
+pub mod pipeline;
+pub mod sinks;

@@ -8,6 +8,8 @@ mod address;
 mod backoff;
 mod connection;
 mod listener;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use address::{Address, AddressError, Host};

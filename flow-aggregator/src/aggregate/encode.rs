@@ -4,17 +4,11 @@
 //! stand last, so that a sink that leaves them out cuts them off.
 
 use super::{
-    flow::{Counters, DESTINATION, Flow, OCTETS, PACKETS, REVERSE_OCTETS, REVERSE_PACKETS, Rare, SOURCE, Side, less},
+    flow::{Counters, DESTINATION, Flow, OCTETS, PACKETS, REVERSE_OCTETS, REVERSE_PACKETS, SOURCE, Side, less},
     key::Addr,
     tails::{Latest, Tails},
 };
-use flow_common::{
-    ipfix::wire::Reader,
-    record::{
-        AggregatedFlow, Cut, Extended, Family, Head, Labels, PerNode,
-        tail::{HTTP, fields},
-    },
-};
+use flow_common::record::{AggregatedFlow, Cut, Extended, Family, Head, Labels, PerNode};
 
 /// Joined flows, encoded once for all sinks.
 #[derive(Clone, Debug, Default)]
@@ -76,36 +70,11 @@ fn record<A: Addr>(out: &mut Vec<u8>, flow: &Flow<A>, tails: &Tails, cut: &mut C
     shown.head(flow).encode(A::FAMILY, out);
     let [source, destination] = &flow.sides;
     let latest = if flow.latest() == DESTINATION { Latest::Second } else { Latest::First };
-    match &flow.rare {
-        Some(rare) if !rare.http.is_empty() => {
-            let mut tail = Vec::with_capacity(256 + rare.http.len());
-            tails.join(source.tail, destination.tail, latest, &mut tail);
-            with_http(A::FAMILY, &tail, rare, out, cut);
-        }
-        _ => tails.join(source.tail, destination.tail, latest, out),
-    }
+    let http = flow.rare.as_ref().map_or("", |rare| rare.http.as_str());
+    tails.join([source.tail, destination.tail], latest, http, out, cut);
     shown.per_node().encode(A::FAMILY, out);
-    Labels::default().encode(A::FAMILY, out, cut);
+    Labels::encode_texts(["", ""], out, cut);
     shown.extended(flow).encode(A::FAMILY, out);
-}
-
-/// The tail with the flow's HTTP transactions in their place.
-fn with_http(family: Family, tail: &[u8], rare: &Rare, out: &mut Vec<u8>, cut: &mut Cut) {
-    for (at, field) in fields(family, tail).enumerate() {
-        if at == HTTP {
-            let http = cut.json(&rare.http);
-            out.push(255);
-            out.extend_from_slice(&u16::try_from(http.len()).unwrap_or(0).to_be_bytes());
-            out.extend_from_slice(http.as_bytes());
-        } else {
-            out.extend_from_slice(field);
-        }
-    }
-}
-
-/// HTTP transactions out of a tail's element.
-pub(super) fn http_text(field: &[u8]) -> Option<&str> {
-    std::str::from_utf8(Reader::new(field).variable()?).ok().filter(|text| !text.is_empty())
 }
 
 /// Both sides as they are shown: where one half is all there will be it stands for both.

@@ -26,6 +26,15 @@ pub(super) const DESTINATION: usize = 1;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Exporter(pub u64);
 
+/// A record as it was decoded, but for its names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    pub(super) head: &'a Head,
+    pub(super) extended: &'a Extended,
+    /// The sender counts since the flow's begin; if not, only the deltas tell.
+    pub(super) has_totals: bool,
+}
+
 /// The numbers of one record.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbers {
@@ -40,6 +49,7 @@ pub(super) struct Numbers {
     pub(super) icmp: u16,
     pub(super) reason: EndReason,
     pub(super) status: ForwardingStatus,
+    pub(super) has_totals: bool,
 }
 
 type Transactions = serde_json::Map<String, serde_json::Value>;
@@ -112,7 +122,7 @@ impl Default for TailId {
 
 impl Numbers {
     #[inline]
-    pub(super) fn of(head: &Head, extended: &Extended) -> Numbers {
+    pub(super) fn of(Told { head, extended, has_totals }: &Told<'_>) -> Numbers {
         let exact = |milliseconds: u64, seconds: u32| {
             if milliseconds == 0 { u64::from(seconds) * 1000 } else { milliseconds }
         };
@@ -127,18 +137,13 @@ impl Numbers {
             icmp: extended.icmp_type_code,
             reason: head.end_reason,
             status: extended.forwarding_status,
+            has_totals: *has_totals,
         }
     }
 
     /// What the sender had counted before this record; zero where it gives deltas alone.
     pub(super) fn before(&self) -> Counters {
         std::array::from_fn(|at| self.totals[at].saturating_sub(self.deltas[at]))
-    }
-
-    /// A sender that keeps no totals: its deltas are all there is.
-    #[inline]
-    pub(super) fn has_deltas_alone(&self) -> bool {
-        (0..4).any(|at| self.deltas[at] > self.totals[at])
     }
 }
 

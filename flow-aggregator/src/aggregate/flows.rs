@@ -5,8 +5,8 @@
 
 use super::{
     Counts, Settings,
-    encode::{Batch, http_text},
-    flow::{Exporter, Flow, Numbers},
+    encode::Batch,
+    flow::{Exporter, Flow, Numbers, Told},
     key::{Addr, Client, Key},
     nodes::Nodes,
     rules::{Outcome, Relation},
@@ -15,16 +15,13 @@ use super::{
     tombstones::Tombstones,
 };
 use crate::correlate::{Half, Role};
-use flow_common::{
-    expiry::Expiry,
-    record::{Cut, Extended, Head, tail::Bounds},
-};
-use std::{borrow::Cow, hash::BuildHasher};
+use flow_common::{expiry::Expiry, record::Cut};
+use std::hash::BuildHasher;
 
 /// Flows of which the one not heard for longest is taken when the table is full.
 const EVICTION_SAMPLE: usize = 16;
 
-/// One decoded record.
+/// One decoded record, of this family.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Item<'a, A> {
     pub(super) key: Key<A>,
@@ -32,45 +29,17 @@ pub(super) struct Item<'a, A> {
     pub(super) hash: u32,
     pub(super) exporter: Exporter,
     pub(super) numbers: Numbers,
-    pub(super) tail: &'a [u8],
-    /// Of the names alone.
-    pub(super) tail_hash: u64,
-    pub(super) bounds: Bounds,
+    pub(super) names: Names<'a>,
 }
 
-impl<'a, A: Addr> Item<'a, A> {
-    /// A record as it was decoded; `bounds` are its tail's.
-    #[inline]
-    pub(super) fn new(
-        flows: &Flows<A>,
-        exporter: Exporter,
-        head: &Head,
-        tail: &'a [u8],
-        bounds: Bounds,
-        extended: &Extended,
-    ) -> Item<'a, A> {
-        let (key, client) = Key::of(head, extended);
-        let numbers = Numbers::of(head, extended);
-        let hash = flows.hasher.hash_one(key) as u32;
-        let mut item = Item { key, client, hash, exporter, numbers, tail, tail_hash: 0, bounds };
-        item.tail_hash = flows.tails.hash(&item.names());
-        item
-    }
-
-    /// The tail without HTTP transactions, which differ by record and are kept apart.
-    #[inline]
-    fn names(&self) -> Cow<'a, [u8]> {
-        if self.bounds.addr == self.bounds.http + 1 {
-            return Cow::Borrowed(self.tail);
-        }
-        let parts = [self.tail.get(..self.bounds.http), Some(&[0][..]), self.tail.get(self.bounds.addr..)];
-        Cow::Owned(parts.into_iter().flatten().flatten().copied().collect())
-    }
-
-    /// HTTP transactions, if there are any.
-    fn http(&self) -> Option<&'a str> {
-        http_text(self.tail.get(self.bounds.http..self.bounds.addr)?)
-    }
+/// The strings of a record, as they stand in the read buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names<'a> {
+    /// Without HTTP transactions, which differ by record.
+    pub(super) tail: &'a [u8],
+    pub(super) tail_hash: u64,
+    /// HTTP transactions, or nothing.
+    pub(super) http: &'a [u8],
 }
 
 /// All flows of one family.
@@ -110,6 +79,12 @@ impl<A: Addr> Flows<A> {
 
     pub(super) fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    #[inline]
+    pub(super) fn item<'a>(&self, exporter: Exporter, told: &Told<'_>, names: Names<'a>) -> Item<'a, A> {
+        let (key, client) = Key::of(told.head, told.extended);
+        Item { key, client, hash: self.hasher.hash_one(key) as u32, exporter, numbers: Numbers::of(told), names }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Flow<A>> {
@@ -320,7 +295,7 @@ impl<A: Addr> Flows<A> {
     }
 
     fn half(&mut self, item: &Item<'_, A>, nodes: &Nodes) -> Half {
-        let tail = self.tails.keep(&item.names());
+        let tail = self.tails.keep(item.names.tail);
         let facts = self.tails.facts(tail);
         self.tails.release(tail);
         Half {
@@ -448,16 +423,16 @@ fn take<A: Addr>(flow: &mut Flow<A>, side: usize, item: &Item<'_, A>, tails: &mu
     let known = &flow.sides[side];
     let fresh = !known.is_known();
     let counts = fresh || flow.adds(side, &item.numbers);
-    let same_names = !fresh && known.tail_hash == item.tail_hash;
+    let same_names = !fresh && known.tail_hash == item.names.tail_hash;
     // A later record's names stand before the earlier one's; a repeat's only where there were none.
     let later = fresh || item.numbers.end > known.end || (item.numbers.end == known.end && counts);
     let tail = match same_names {
         true => None,
-        false if fresh || known.is_replaced_by(&item.numbers) => Some(tails.keep(&item.names())),
-        false => Some(renamed(known.tail, later, &item.names(), tails)),
+        false if fresh || known.is_replaced_by(&item.numbers) => Some(tails.keep(item.names.tail)),
+        false => Some(renamed(known.tail, later, item.names.tail, tails)),
     };
     let client = item.client.is_known() && !flow.client.is_known();
-    let http = item.http().and_then(|http| flow.http_with(http));
+    let http = http_text(item.names.http).and_then(|http| flow.http_with(http));
     let named = tail.is_some_and(|tail| tail != known.tail);
     if !(counts || named || client || http.is_some()) {
         tail.into_iter().for_each(|tail| tails.release(tail));
@@ -468,7 +443,7 @@ fn take<A: Addr>(flow: &mut Flow<A>, side: usize, item: &Item<'_, A>, tails: &mu
         let side = &mut flow.sides[side];
         tails.release(std::mem::replace(&mut side.tail, tail));
         if later {
-            side.tail_hash = item.tail_hash;
+            side.tail_hash = item.names.tail_hash;
         }
     }
     if client {
@@ -478,6 +453,11 @@ fn take<A: Addr>(flow: &mut Flow<A>, side: usize, item: &Item<'_, A>, tails: &mu
         flow.rare.get_or_insert_default().http = http;
     }
     outcome
+}
+
+/// HTTP transactions that can be read.
+fn http_text(bytes: &[u8]) -> Option<&str> {
+    if bytes.is_empty() { None } else { std::str::from_utf8(bytes).ok() }
 }
 
 /// The side's names after a record whose names are others; never emptied.

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// An address of one family.
-pub trait Addr: Copy + Eq + Debug + Send + Sync + 'static {
+pub(super) trait Addr: Copy + Eq + Debug + Send + Sync + 'static {
     /// Which.
     const FAMILY: Family;
     /// Stands for no address.
@@ -71,32 +71,32 @@ impl Addr for Ipv6Addr {
 
 /// The 5-tuple after all translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key<A> {
+pub(super) struct Key<A> {
     /// Originator, or what it was translated to.
-    pub src: A,
+    pub(super) src: A,
     /// Responder after DNAT.
-    pub dst: A,
+    pub(super) dst: A,
     /// Port of `src`; of ICMP the identifier.
-    pub src_port: u16,
+    pub(super) src_port: u16,
     /// Port of `dst`; of ICMP type * 256 + code.
-    pub dst_port: u16,
+    pub(super) dst_port: u16,
     /// IP protocol.
-    pub protocol: u8,
+    pub(super) protocol: u8,
 }
 
 /// The originator's own end, where the key has a translated one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client<A> {
+pub(super) struct Client<A> {
     /// Its address; [`Addr::NONE`] if nothing was translated.
-    pub addr: A,
+    pub(super) addr: A,
     /// Its port.
-    pub port: u16,
+    pub(super) port: u16,
 }
 
 impl<A: Addr> Key<A> {
     /// Key and originator of a record.
     #[inline]
-    pub fn of(head: &Head, extended: &Extended) -> (Key<A>, Client<A>) {
+    pub(super) fn of(head: &Head, extended: &Extended) -> (Key<A>, Client<A>) {
         let (own, dst) = (Client { addr: A::new(head.src_addr), port: head.src_port }, A::new(head.dst_addr));
         let nat = Client { addr: A::new(extended.nat_src_addr), port: extended.nat_src_port };
         let (src, client) = if nat.addr == A::NONE { (own, Client::NONE) } else { (nat, own) };
@@ -107,10 +107,10 @@ impl<A: Addr> Key<A> {
 
 impl<A: Addr> Client<A> {
     /// Nothing was translated, as far as is known.
-    pub const NONE: Client<A> = Client { addr: A::NONE, port: 0 };
+    pub(super) const NONE: Client<A> = Client { addr: A::NONE, port: 0 };
 
     /// Whether there is one.
-    pub fn is_known(&self) -> bool {
+    pub(super) fn is_known(&self) -> bool {
         self.addr != A::NONE
     }
 }

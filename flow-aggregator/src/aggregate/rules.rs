@@ -95,7 +95,7 @@ impl<A: Addr> Flow<A> {
     pub(super) fn adds(&self, side: usize, numbers: &Numbers) -> bool {
         let side = &self.sides[side];
         numbers.end > side.end
-            || numbers.has_deltas_alone()
+            || !numbers.has_totals
             || (0..4).any(|at| numbers.totals[at] > side.total[at])
             || (numbers.end == side.end && rank(numbers.reason) > rank(side.reason))
             || (numbers.reason == EndReason::End && !side.has_ended())
@@ -174,7 +174,7 @@ impl Side {
             };
         }
         let later = numbers.start > self.end;
-        if numbers.has_deltas_alone() {
+        if !numbers.has_totals {
             // Such senders may give each slice of a flow a start of its own.
             return if later && self.has_ended() { Relation::Reused } else { Relation::Same };
         }
@@ -193,10 +193,10 @@ impl Side {
     #[inline]
     fn count(&mut self, numbers: &Numbers) {
         for at in 0..4 {
-            self.total[at] = if numbers.deltas[at] > numbers.totals[at] {
-                self.total[at].saturating_add(numbers.deltas[at])
-            } else {
+            self.total[at] = if numbers.has_totals {
                 self.total[at].max(numbers.totals[at])
+            } else {
+                self.total[at].saturating_add(numbers.deltas[at])
             };
         }
     }

@@ -7,7 +7,7 @@
 use super::table::Slab;
 use flow_common::record::{
     Cut, Family, FlowType, RuleAction, Tail,
-    tail::{fields, is_absent},
+    tail::{fields, is_absent, merge},
 };
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
@@ -137,21 +137,27 @@ impl Tails {
     pub(super) fn merge(&mut self, first: &[u8], second: &[u8]) -> TailId {
         let mut merged = std::mem::take(&mut self.scratch);
         merged.clear();
-        merge(self.family, None, first, second, &mut merged);
+        merge(self.family, [first, second], "", &mut merged, &mut Cut::default());
         let id = self.keep(&merged);
         self.scratch = merged;
         id
     }
 
     /// Appends both halves' names as one: the first half's where it has them, else the second's; the TCP state of the
-    /// latest.
-    pub(super) fn join(&self, first: TailId, second: TailId, latest: Latest, out: &mut Vec<u8>) {
-        match (self.bytes(first), self.bytes(second)) {
-            (only, []) | ([], only) => out.extend_from_slice(only),
-            (first, second) => {
-                let swapped = if latest == Latest::Second { self.state } else { None };
-                merge(self.family, swapped, first, second, out);
-            }
+    /// latest. HTTP transactions that are given stand in their place.
+    pub(super) fn join(&self, ids: [TailId; 2], latest: Latest, http: &str, out: &mut Vec<u8>, cut: &mut Cut) {
+        let [first, second] = ids.map(|id| self.bytes(id));
+        if latest == Latest::First || first.is_empty() || second.is_empty() {
+            return merge(self.family, [first, second], http, out, cut);
+        }
+        let begin = out.len();
+        for (at, (first, second)) in fields(self.family, first).zip(fields(self.family, second)).enumerate() {
+            let (first, second) = if self.state == Some(at) { (second, first) } else { (first, second) };
+            out.extend_from_slice(if is_absent(first) { second } else { first });
+        }
+        if !http.is_empty() {
+            let joined = out.split_off(begin);
+            merge(self.family, [&joined, &[]], http, out, cut);
         }
     }
 
@@ -188,13 +194,5 @@ impl Facts {
             egress: tail.egress_action,
             ingress: tail.ingress_action,
         }
-    }
-}
-
-/// Element by element the first that is there; at `swapped` the second comes first.
-fn merge(family: Family, swapped: Option<usize>, first: &[u8], second: &[u8], out: &mut Vec<u8>) {
-    for (at, (first, second)) in fields(family, first).zip(fields(family, second)).enumerate() {
-        let (first, second) = if swapped == Some(at) { (second, first) } else { (first, second) };
-        out.extend_from_slice(if is_absent(first) { second } else { first });
     }
 }

@@ -1,10 +1,11 @@
 //! Records and tables for tests: what an agent would send, applied directly.
 
-use super::{Aggregate, Batch, Group, Settings, Source};
+use super::{Aggregate, Batch, Group, Settings, Source, flow::Told, flows::Names};
+use flow_common::ipfix::accounting::Accounting;
 use flow_common::record::{
-    AggregatedFlow, Cut, EndReason, Extended, FlowRecord, FlowType, ForwardingStatus, Head, Tail, TcpState,
+    AggregatedFlow, Cut, EndReason, Extended, FlowRecord, FlowType, ForwardingStatus, Head, NodeAddr, Tail, TcpState,
 };
-use std::net::IpAddr;
+use std::{hash::BuildHasher, net::IpAddr};
 
 /// 2024-01-01T00:00:00Z.
 pub(crate) const EPOCH: u32 = 1_704_067_200;
@@ -30,19 +31,28 @@ pub(crate) fn batch_of(flows: u16) -> Batch {
 impl Aggregate {
     /// Applies records of one exporter, and gives nothing away yet.
     pub(crate) fn hear(&mut self, source: Source, records: &[FlowRecord], now: u32) {
-        let tails: Vec<_> =
-            records.iter().map(|record| record.tail.to_encoded(record.head.family(), &mut Cut::default())).collect();
+        let encoded: Vec<_> = records
+            .iter()
+            .map(|record| {
+                let bare = Tail { http: String::new(), ..record.tail.clone() };
+                bare.to_encoded(record.head.family(), &mut Cut::default())
+            })
+            .collect();
         let mut group = Group::default();
-        for (record, tail) in records.iter().zip(&tails) {
-            self.gather(source, &record.head, tail.bytes(), &record.extended, &mut group);
+        for (record, tail) in records.iter().zip(&encoded) {
+            let FlowRecord { head, extended, .. } = record;
+            let has_totals = head.totals() != [0; 4] || head.deltas() == [0; 4];
+            let tail_hash = foldhash::fast::FixedState::default().hash_one(tail.bytes());
+            let names = Names { tail: tail.bytes(), tail_hash, http: record.tail.http.as_bytes() };
+            self.gather(source, &Told { head, extended, has_totals }, names, &mut group);
         }
         self.apply(&mut group, now);
     }
 
     /// A Node's address, as its agent's options data tell it.
-    pub(crate) fn report_node_addr(&mut self, source: Source, addr: IpAddr, flow_id: u64) {
-        let exporter = self.exporter(source, &Extended { flow_id, ..Extended::default() });
-        assert!(self.nodes.report(addr, exporter));
+    pub(crate) fn report_node_addr(&mut self, source: Source, addr: IpAddr) {
+        let addr = NodeAddr { addr, ..NodeAddr::default() };
+        self.account(source, &Accounting::Addr(addr));
     }
 
     /// What was exported since the last call.

@@ -192,6 +192,16 @@ impl Session {
         self.end_flow(start, family, parts.extended)
     }
 
+    /// Appends a record that is encoded already, as this session's template of the family has it.
+    #[inline]
+    pub fn push_encoded(&mut self, family: Family, record: &[u8]) -> Result<(), Refused> {
+        let start = self.record_start(self.settings.content, family)?;
+        self.out.extend_from_slice(record);
+        self.settle(start)?;
+        self.counters.records += 1;
+        Ok(())
+    }
+
     /// Appends a record as it came, with whom it came from. The tail is of the head's family.
     pub fn push_proxied(&mut self, parts: &ProxiedParts<'_>) -> Result<(), Refused> {
         let family = parts.head.family();

@@ -253,7 +253,8 @@ fn remedy(error: &io::Error) -> &'static str {
     use rustls::{CertificateError, Error};
     let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else { return "" };
     match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // Two CAs of one name, as `certs init --force` makes them, differ in their signatures.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             ". The collector's certificate is of another CA: use the ca.crt that signed it"
         }
         Error::InvalidCertificate(

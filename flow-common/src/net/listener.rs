@@ -5,7 +5,7 @@
 
 use super::{Protocol, TlsServer};
 use bytes::BytesMut;
-use std::{future::poll_fn, io, net::SocketAddr, pin::pin, task::Poll, time::Duration};
+use std::{fmt, future::poll_fn, io, net::SocketAddr, pin::pin, task::Poll, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -40,6 +40,7 @@ pub enum ListenError {
 }
 
 /// A bound socket.
+#[derive(Debug)]
 pub enum Listener {
     /// TCP, with or without TLS.
     Stream(StreamListener),
@@ -75,6 +76,12 @@ pub struct Incoming {
 enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     Tcp(TcpStream),
+}
+
+impl fmt::Debug for StreamListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamListener").field("socket", &self.socket).field("tls", &self.tls.is_some()).finish()
+    }
 }
 
 impl Listener {

@@ -114,7 +114,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+pub(super) fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         roots.add(certificate).map_err(|source| TlsError::Ca { path: path.to_owned(), source })?;

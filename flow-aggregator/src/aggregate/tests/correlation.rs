@@ -107,7 +107,7 @@ fn halves_of_a_masqueraded_connection_meet_and_show_the_client() {
     for swapped in [false, true] {
         let [outer, inner] = masqueraded();
         let mut table = table();
-        table.report_node_addr(NODE_A, [192, 0, 2, 1].into(), 0xaaaa);
+        table.report_node_addr(NODE_A, [192, 0, 2, 1].into());
         let mut halves = [(NODE_A, outer), (NODE_B, inner)];
         if swapped {
             halves.reverse();
@@ -138,7 +138,7 @@ fn an_outside_client_that_is_seen_as_itself_needs_nobody() {
     let [_, mut inner] = masqueraded();
     inner.head.src_addr = [198, 51, 100, 4].into();
     let mut table = table();
-    table.report_node_addr(NODE_A, [192, 0, 2, 1].into(), 0xaaaa);
+    table.report_node_addr(NODE_A, [192, 0, 2, 1].into());
     table.hear(NODE_B, &[inner], 0);
     assert_eq!(only(&mut table).per_node.packet_total_from_src, 10);
 }

@@ -1,0 +1,132 @@
+//! What agents say of their own counting: per interface, what was seen, accounted, annotated and lost; what was sent
+//! and not sent.
+//!
+//! Takes records of accounting; keeps the latest of each and gives the cluster's sums. Bounded.
+
+use flow_common::{
+    ipfix::accounting::Accounting,
+    record::{InterfaceCount, Metering, NotSent},
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// Interfaces times headings of all Nodes.
+const MAX: usize = 262_144;
+/// Headings are few, and become labels of metrics.
+const MAX_REASONS: usize = 64;
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Packets.
+    pub packets: u64,
+    /// Layer-3 bytes.
+    pub octets: u64,
+}
+
+/// The latest word of every agent.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    reasons: Vec<String>,
+    /// By observation domain, interface and place in `reasons`.
+    interfaces: HashMap<(u32, u32, usize), Amount>,
+    metering: HashMap<u32, Metering>,
+    not_sent: HashMap<u32, NotSent>,
+}
+
+impl Accounts {
+    /// Keeps a record of the Node with this domain; false if there is no room.
+    pub(super) fn take(&mut self, domain: u32, accounting: &Accounting) -> bool {
+        match accounting {
+            Accounting::Interface(count) => self.take_interface(domain, count),
+            Accounting::Metering(metering) => keep(&mut self.metering, domain, *metering),
+            Accounting::NotSent(not_sent) => keep(&mut self.not_sent, domain, *not_sent),
+            Accounting::Addr(_) => true,
+        }
+    }
+
+    /// The cluster's sums by heading.
+    pub(super) fn interface_sums(&self) -> BTreeMap<&str, Amount> {
+        let mut sums = BTreeMap::new();
+        for ((_, _, reason), amount) in &self.interfaces {
+            let sum: &mut Amount = sums.entry(self.reasons[*reason].as_str()).or_default();
+            sum.packets = sum.packets.saturating_add(amount.packets);
+            sum.octets = sum.octets.saturating_add(amount.octets);
+        }
+        sums
+    }
+
+    /// Flow records that agents sent, and those they could not send.
+    pub(super) fn export_sums(&self) -> (u64, u64) {
+        let sent = self.metering.values().fold(0, |sum: u64, agent| sum.saturating_add(agent.records));
+        let not_sent = self.not_sent.values().fold(0, |sum: u64, agent| sum.saturating_add(agent.flows));
+        (sent, not_sent)
+    }
+
+    fn take_interface(&mut self, domain: u32, count: &InterfaceCount) -> bool {
+        let known = self.reasons.iter().position(|reason| *reason == count.reason);
+        let reason = match known {
+            Some(reason) => reason,
+            None if self.reasons.len() >= MAX_REASONS => return false,
+            None => {
+                self.reasons.push(count.reason.clone());
+                self.reasons.len() - 1
+            }
+        };
+        let amount = Amount { packets: count.packets, octets: count.octets };
+        keep(&mut self.interfaces, (domain, count.interface, reason), amount)
+    }
+}
+
+fn keep<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, key: K, value: V) -> bool {
+    let room = map.len() < MAX || map.contains_key(&key);
+    if room {
+        map.insert(key, value);
+    }
+    room
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(interface: u32, reason: &str, packets: u64) -> Accounting {
+        Accounting::Interface(InterfaceCount {
+            interface,
+            reason: reason.to_owned(),
+            interface_name: format!("veth{interface}"),
+            packets,
+            octets: packets * 100,
+        })
+    }
+
+    #[test]
+    fn sums_are_of_the_latest_of_each() {
+        let mut accounts = Accounts::default();
+        for (domain, record) in [
+            (1, count(5, "seen", 10)),
+            (1, count(5, "seen", 30)),
+            (1, count(6, "seen", 4)),
+            (2, count(5, "seen", 100)),
+            (2, count(5, "map_full", 1)),
+        ] {
+            assert!(accounts.take(domain, &record));
+        }
+        let sums = accounts.interface_sums();
+        assert_eq!(sums["seen"], Amount { packets: 134, octets: 13_400 });
+        assert_eq!(sums["map_full"].packets, 1);
+        let metering = |records| Accounting::Metering(Metering { records, ..Metering::default() });
+        for (domain, records) in [(1, 7), (1, 9), (2, 1)] {
+            accounts.take(domain, &metering(records));
+        }
+        accounts.take(2, &Accounting::NotSent(NotSent { flows: 3, ..NotSent::default() }));
+        assert_eq!(accounts.export_sums(), (10, 3));
+    }
+
+    #[test]
+    fn headings_are_bounded() {
+        let mut accounts = Accounts::default();
+        let taken = (0..100).filter(|at| accounts.take(1, &count(1, &format!("made-up-{at}"), 1))).count();
+        assert_eq!(taken, MAX_REASONS);
+        assert!(accounts.take(1, &count(1, "made-up-3", 2)));
+    }
+}

@@ -1,0 +1,316 @@
+//! Receives the exporters' bytes: TLS, TCP or UDP.
+//!
+//! Takes a bound listener; gives whole IPFIX messages in read buffers, each under the number of its session, over a
+//! bounded channel. It decodes nothing but the length of messages. A stream whose framing is broken, here or where the
+//! messages are decoded, is closed with a logged reason; a datagram alone is ignored. Sessions are bounded.
+
+use crate::metrics::{CollectorMetrics, ReasonLabel};
+use bytes::{Bytes, BytesMut};
+use flow_common::{
+    daemon::Shutdown,
+    ipfix::{
+        message::{Header, MessageError},
+        wire::Reader,
+    },
+    net::{DatagramListener, Handshake, Incoming, Listener, StreamListener},
+};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+/// A read of a busy session.
+const LARGEST_READ: usize = 256 * 1024;
+/// A read of a session that says little: most do.
+const SMALLEST_READ: usize = 16 * 1024;
+/// An exporter by UDP that is silent so long is forgotten: three times the interval at which templates are sent again.
+const DATAGRAM_SESSION: Duration = Duration::from_secs(1800);
+const DATAGRAM_SWEEP: Duration = Duration::from_secs(60);
+const DATAGRAM: usize = 65_535;
+/// After a failed accept (no file descriptors left) the next waits, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A transport session, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(u64);
+
+/// What the collector hands on.
+#[derive(Debug)]
+pub enum Input {
+    /// A session begins.
+    Opened {
+        /// Its number.
+        session: SessionId,
+        /// The exporter's address.
+        peer: IpAddr,
+        /// By datagrams: templates expire, messages may be lost.
+        datagrams: bool,
+        /// Closes a stream whose messages make no sense.
+        close: Option<oneshot::Sender<MessageError>>,
+    },
+    /// Whole messages of a session.
+    Messages {
+        /// Its number.
+        session: SessionId,
+        /// One or more of them.
+        bytes: Bytes,
+    },
+    /// A session is over.
+    Closed {
+        /// Its number.
+        session: SessionId,
+    },
+}
+
+/// Collects until the end is requested.
+#[derive(Debug)]
+pub struct Collector {
+    /// Where to.
+    pub output: mpsc::Sender<Input>,
+    /// Sessions at one time.
+    pub max_sessions: usize,
+    /// What is counted.
+    pub metrics: CollectorMetrics,
+}
+
+impl Collector {
+    /// Serves the listener; returns when the end is requested and every session is closed.
+    pub async fn run(self, listener: Listener, shutdown: Shutdown) {
+        match listener {
+            Listener::Stream(listener) => self.streams(listener, shutdown).await,
+            Listener::Datagram(listener) => self.datagrams(listener, shutdown).await,
+        }
+    }
+
+    async fn streams(self, listener: StreamListener, mut shutdown: Shutdown) {
+        let room = Arc::new(Semaphore::new(self.max_sessions));
+        let mut sessions = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = sessions.join_next(), if !sessions.is_empty() => continue,
+                () = shutdown.requested() => break,
+            };
+            let handshake = match accepted {
+                Ok(handshake) => handshake,
+                Err(error) => {
+                    self.refuse("accept", &error);
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            match room.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let session = StreamSession {
+                        output: self.output.clone(),
+                        metrics: self.metrics.clone(),
+                        shutdown: shutdown.clone(),
+                        _permit: permit,
+                    };
+                    sessions.spawn(session.run(handshake));
+                }
+                Err(_) => self.refuse("sessions", &format_args!("{}: maxSessions are connected", handshake.peer())),
+            }
+        }
+        drop(listener);
+        while sessions.join_next().await.is_some() {}
+    }
+
+    fn refuse(&self, reason: &'static str, error: &dyn std::fmt::Display) {
+        self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
+        tracing::warn!("an exporter was turned away: {error}");
+    }
+
+    async fn datagrams(self, listener: DatagramListener, mut shutdown: Shutdown) {
+        let mut peers: HashMap<SocketAddr, (SessionId, Instant)> = HashMap::new();
+        let mut sweep = interval(DATAGRAM_SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut buffer = BytesMut::new();
+        loop {
+            if buffer.capacity() - buffer.len() < DATAGRAM {
+                buffer = BytesMut::with_capacity(LARGEST_READ);
+            }
+            tokio::select! {
+                received = listener.receive(&mut buffer) => match received {
+                    Ok((length, peer)) => {
+                        let bytes = buffer.split_to(length).freeze();
+                        self.datagram(&mut peers, peer, bytes).await;
+                    }
+                    Err(error) => {
+                        tracing::debug!("receiving a datagram failed: {error}");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                _ = sweep.tick() => self.forget(&mut peers, Instant::now()).await,
+                () = shutdown.requested() => break,
+            }
+        }
+    }
+
+    /// Hands a datagram on. A table that is behind loses datagrams, as it would in the kernel's buffer, but counted.
+    async fn datagram(&self, peers: &mut HashMap<SocketAddr, (SessionId, Instant)>, peer: SocketAddr, bytes: Bytes) {
+        self.metrics.bytes.inc_by(bytes.len() as u64);
+        let now = Instant::now();
+        if !peers.contains_key(&peer) && peers.len() >= self.max_sessions {
+            self.metrics.refused.get_or_create(&ReasonLabel { reason: "sessions" }).inc();
+            return;
+        }
+        let entry = peers.entry(peer).or_insert((SessionId(0), now));
+        entry.1 = now;
+        if entry.0 == SessionId(0) {
+            entry.0 = next_session();
+            self.metrics.accepted.inc();
+            self.metrics.sessions.inc();
+            let opened = Input::Opened { session: entry.0, peer: peer.ip(), datagrams: true, close: None };
+            // The table is gone only when the process ends.
+            let _ = self.output.send(opened).await;
+        }
+        if self.output.try_send(Input::Messages { session: entry.0, bytes }).is_err() {
+            self.metrics.dropped_datagrams.inc();
+        }
+    }
+
+    async fn forget(&self, peers: &mut HashMap<SocketAddr, (SessionId, Instant)>, now: Instant) {
+        let silent = |heard: &Instant| now.duration_since(*heard) > DATAGRAM_SESSION;
+        for (_, (session, _)) in peers.extract_if(|_, (_, heard)| silent(heard)) {
+            self.metrics.sessions.dec();
+            let _ = self.output.send(Input::Closed { session }).await;
+        }
+    }
+}
+
+struct StreamSession {
+    output: mpsc::Sender<Input>,
+    metrics: CollectorMetrics,
+    shutdown: Shutdown,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl StreamSession {
+    async fn run(mut self, handshake: Handshake) {
+        let peer = handshake.peer();
+        let completed = tokio::select! {
+            completed = handshake.complete() => completed,
+            () = self.shutdown.requested() => return,
+        };
+        let incoming = match completed {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                self.metrics.refused.get_or_create(&ReasonLabel { reason: "handshake" }).inc();
+                return tracing::warn!("an exporter was turned away: {peer}: {error}");
+            }
+        };
+        self.metrics.accepted.inc();
+        self.metrics.sessions.inc();
+        let session = next_session();
+        tracing::info!("exporter {peer} connected");
+        match self.serve(session, incoming).await {
+            Ok(()) => tracing::info!("exporter {peer} closed its connection"),
+            Err(Ending::Malformed(error)) => {
+                self.metrics.malformed_sessions.inc();
+                tracing::warn!("exporter {peer} is disconnected: {error}");
+            }
+            Err(Ending::Lost(error)) => tracing::warn!("exporter {peer} is lost: {error}"),
+        }
+        self.metrics.sessions.dec();
+        let _ = self.output.send(Input::Closed { session }).await;
+    }
+
+    async fn serve(&mut self, session: SessionId, mut incoming: Incoming) -> Result<(), Ending> {
+        let (close, mut closed) = oneshot::channel();
+        let opened = Input::Opened { session, peer: incoming.peer().ip(), datagrams: false, close: Some(close) };
+        let _ = self.output.send(opened).await;
+        let mut buffer = BytesMut::new();
+        let mut size = SMALLEST_READ;
+        loop {
+            buffer.reserve(size);
+            let filled = tokio::select! {
+                filled = incoming.fill(&mut buffer) => filled.map_err(Ending::Lost)?,
+                Ok(error) = &mut closed => return Err(Ending::Malformed(error)),
+                () = self.shutdown.requested() => return Ok(()),
+            };
+            self.metrics.bytes.inc_by(filled as u64);
+            if filled == 0 {
+                let cut = buffer.is_empty();
+                let rest = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended within a message");
+                return if cut { Ok(()) } else { Err(Ending::Lost(rest)) };
+            }
+            size = if filled >= size {
+                size * 2
+            } else if filled < size / 4 {
+                size / 2
+            } else {
+                size
+            };
+            size = size.clamp(SMALLEST_READ, LARGEST_READ);
+            let whole = whole_messages(&buffer).map_err(Ending::Malformed)?;
+            if whole > 0 {
+                let bytes = buffer.split_to(whole).freeze();
+                let _ = self.output.send(Input::Messages { session, bytes }).await;
+            }
+        }
+    }
+}
+
+enum Ending {
+    Malformed(MessageError),
+    Lost(io::Error),
+}
+
+/// How many bytes at the front are whole messages.
+fn whole_messages(bytes: &[u8]) -> Result<usize, MessageError> {
+    let mut whole = 0;
+    while let Some(header) = bytes.get(whole..).and_then(|rest| Header::read(&mut Reader::new(rest))) {
+        let length = usize::from(header?.length);
+        if bytes.len() - whole < length {
+            break;
+        }
+        whole += length;
+    }
+    Ok(whole)
+}
+
+fn next_session() -> SessionId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    SessionId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(length: u16) -> Vec<u8> {
+        let mut bytes = vec![0, 10];
+        bytes.extend(length.to_be_bytes());
+        bytes.resize(length.into(), 0);
+        bytes
+    }
+
+    #[test]
+    fn messages_are_cut_where_they_end() {
+        let two = [message(16), message(40)].concat();
+        assert_eq!(whole_messages(&two), Ok(56));
+        assert_eq!(whole_messages(&two[..55]), Ok(16));
+        assert_eq!(whole_messages(&two[..3]), Ok(0));
+        assert_eq!(whole_messages(&[]), Ok(0));
+    }
+
+    #[test]
+    fn what_is_no_message_is_named() {
+        let mut bytes = message(16);
+        bytes.extend([0, 9, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(whole_messages(&bytes), Err(MessageError::Version(9)));
+        assert_eq!(whole_messages(&[0, 10, 0, 15]), Err(MessageError::Length(15)));
+    }
+}

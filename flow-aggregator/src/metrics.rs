@@ -1,0 +1,214 @@
+//! What the aggregator counts of itself, in Prometheus' terms.
+//!
+//! Takes a registry; gives the handles that each stage is passed. The table of connections counts in plain numbers,
+//! which are copied here from time to time.
+
+use crate::aggregate::{Aggregate, Counts, Fill, Received};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// All of them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Of the collector.
+    pub collector: CollectorMetrics,
+    /// Of the table.
+    pub table: TableMetrics,
+    sinks: SinkFamilies,
+}
+
+/// Sessions and what they bring.
+#[derive(Clone, Debug, Default)]
+pub struct CollectorMetrics {
+    /// Exporters connected, or by UDP heard of.
+    pub sessions: Gauge,
+    /// Sessions that began.
+    pub accepted: Counter,
+    /// Connections turned away, by reason.
+    pub refused: Family<ReasonLabel, Counter>,
+    /// Sessions closed for malformed messages.
+    pub malformed_sessions: Counter,
+    /// Datagrams lost for want of room before the table.
+    pub dropped_datagrams: Counter,
+    /// Bytes received.
+    pub bytes: Counter,
+}
+
+/// The table, as of the last look.
+#[derive(Clone, Debug, Default)]
+pub struct TableMetrics {
+    counts: Vec<Counter>,
+    received: Vec<Counter>,
+    fill: Vec<Gauge>,
+    packets: Family<SelectorLabel, Gauge>,
+    octets: Family<SelectorLabel, Gauge>,
+    agents_sent: Gauge,
+    agents_not_sent: Gauge,
+}
+
+/// One sink.
+#[derive(Clone, Debug)]
+pub struct SinkMetrics {
+    /// Flows delivered.
+    pub delivered: Counter,
+    /// Flows dropped from a full queue, or at the end.
+    pub dropped: Counter,
+    /// Flows the destination cannot take.
+    pub refused: Counter,
+    /// Failed attempts and lost connections.
+    pub failures: Counter,
+    /// Flows that wait.
+    pub queued: Gauge,
+    /// 1 while it is open.
+    pub connected: Gauge,
+}
+
+/// Why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// In a word.
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SelectorLabel {
+    selector: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SinkLabel {
+    sink: &'static str,
+}
+
+#[derive(Clone, Debug, Default)]
+struct SinkFamilies {
+    delivered: Family<SinkLabel, Counter>,
+    dropped: Family<SinkLabel, Counter>,
+    refused: Family<SinkLabel, Counter>,
+    failures: Family<SinkLabel, Counter>,
+    queued: Family<SinkLabel, Gauge>,
+    connected: Family<SinkLabel, Gauge>,
+}
+
+impl Metrics {
+    /// Registers everything under `flow_aggregator_`.
+    pub fn new(registry: &mut Registry) -> Metrics {
+        let registry = registry.sub_registry_with_prefix("flow_aggregator");
+        Metrics {
+            collector: CollectorMetrics::new(registry),
+            table: TableMetrics::new(registry),
+            sinks: SinkFamilies::new(registry),
+        }
+    }
+
+    /// The handles of one sink.
+    pub fn sink(&self, sink: &'static str) -> SinkMetrics {
+        let (label, families) = (SinkLabel { sink }, &self.sinks);
+        SinkMetrics {
+            delivered: families.delivered.get_or_create_owned(&label),
+            dropped: families.dropped.get_or_create_owned(&label),
+            refused: families.refused.get_or_create_owned(&label),
+            failures: families.failures.get_or_create_owned(&label),
+            queued: families.queued.get_or_create_owned(&label),
+            connected: families.connected.get_or_create_owned(&label),
+        }
+    }
+}
+
+impl CollectorMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let metrics = CollectorMetrics::default();
+        registry.register("sessions", "Exporters connected, or by UDP heard of", metrics.sessions.clone());
+        registry.register("sessions_accepted", "Sessions that began", metrics.accepted.clone());
+        registry.register("sessions_refused", "Exporters turned away, by reason", metrics.refused.clone());
+        registry.register(
+            "sessions_malformed",
+            "Sessions closed because their messages make no sense",
+            metrics.malformed_sessions.clone(),
+        );
+        registry.register(
+            "datagrams_dropped",
+            "Datagrams lost because the table was behind",
+            metrics.dropped_datagrams.clone(),
+        );
+        registry.register("received_bytes", "Bytes of messages received", metrics.bytes.clone());
+        metrics
+    }
+}
+
+impl TableMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let mut metrics = TableMetrics::default();
+        for (name, help, _) in Counts::default().rows() {
+            metrics.counts.push(counter(registry, name, help));
+        }
+        for (name, help, _) in Received::default().rows() {
+            metrics.received.push(counter(registry, name, help));
+        }
+        for (name, help, _) in Fill::default().rows() {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            metrics.fill.push(gauge);
+        }
+        registry.register("agents_packets", "Packets of all agents' interfaces, by heading", metrics.packets.clone());
+        registry.register(
+            "agents_octets",
+            "Layer-3 bytes of all agents' interfaces, by heading",
+            metrics.octets.clone(),
+        );
+        registry.register("agents_records_sent", "Flow records that agents say they sent", metrics.agents_sent.clone());
+        registry.register(
+            "agents_records_not_sent",
+            "Flow records that agents say they could not send",
+            metrics.agents_not_sent.clone(),
+        );
+        metrics
+    }
+
+    /// Copies the table's numbers.
+    pub fn show(&self, aggregate: &Aggregate) {
+        grow(&self.counts, aggregate.counts().rows());
+        grow(&self.received, aggregate.received().rows());
+        for (gauge, (_, _, value)) in self.fill.iter().zip(aggregate.fill().rows()) {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        for (selector, amount) in aggregate.accounted() {
+            let label = SelectorLabel { selector: selector.to_owned() };
+            set(&self.packets.get_or_create(&label), amount.packets);
+            set(&self.octets.get_or_create(&label), amount.octets);
+        }
+        let (sent, not_sent) = aggregate.agents_exported();
+        set(&self.agents_sent, sent);
+        set(&self.agents_not_sent, not_sent);
+    }
+}
+
+fn counter(registry: &mut Registry, name: &'static str, help: &'static str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+/// Counters of the table never shrink.
+fn grow(counters: &[Counter], rows: impl Iterator<Item = (&'static str, &'static str, u64)>) {
+    for (counter, (_, _, value)) in counters.iter().zip(rows) {
+        counter.inc_by(value.saturating_sub(counter.get()));
+    }
+}
+
+impl SinkFamilies {
+    fn new(registry: &mut Registry) -> Self {
+        let families = SinkFamilies::default();
+        registry.register("sink_delivered", "Flows delivered", families.delivered.clone());
+        registry.register("sink_dropped", "Flows dropped from a full queue, or at the end", families.dropped.clone());
+        registry.register("sink_refused", "Flows too long for the destination's messages", families.refused.clone());
+        registry.register("sink_failures", "Failed attempts and lost connections", families.failures.clone());
+        registry.register("sink_queued", "Flows that wait", families.queued.clone());
+        registry.register("sink_connected", "1 while the sink is open", families.connected.clone());
+        families
+    }
+}

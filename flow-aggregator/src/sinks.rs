@@ -1,0 +1,163 @@
+//! Where joined flows go. Each sink has a queue and a task of its own, so that none can stall another.
+//!
+//! Takes batches that all sinks share; gives them to each sink in order. A full queue drops its oldest flows and counts
+//! them. A sink that cannot start or loses its peer tries again for ever, with back-off, and keeps its place: what was
+//! not delivered is delivered first when it is back.
+
+mod ipfix;
+mod json;
+mod log;
+mod queue;
+
+pub use ipfix::IpfixSink;
+pub use json::JsonSink;
+pub use log::LogSink;
+pub use queue::{Queue, Receiver};
+
+use crate::{aggregate::Batch, metrics::SinkMetrics};
+use flow_common::net::{Backoff, ConnectError};
+use std::{fmt, io, path::PathBuf, time::Duration};
+use tokio::time::{sleep, timeout};
+
+/// How long the rest of a queue may take at the end of the process.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// A destination of joined flows.
+pub trait Sink: Send + 'static {
+    /// Connects or opens. Called again after every failure.
+    fn open(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Delivers the flows of a batch from the `from`th on. Gives how many are delivered, which after an error is where
+    /// the next attempt begins.
+    fn deliver(&mut self, batch: &Batch, from: usize) -> impl Future<Output = Delivery> + Send;
+
+    /// Waits, while there is nothing to deliver, until the destination is lost or something periodic was done.
+    /// Cancel-safe.
+    fn idle(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Ends in order.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Flows of the batch that are delivered, counted from its first.
+    pub through: usize,
+    /// Flows among them that the destination cannot take at all.
+    pub refused: u64,
+    /// Why not all are.
+    pub error: Option<SinkError>,
+}
+
+/// Why a sink is not served at the moment.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// No connection came about.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection is gone.
+    #[error("the collector is lost: {0}")]
+    Lost(#[source] io::Error),
+    /// The file cannot be opened or written.
+    #[error("cannot write {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not open.
+    #[error("it is not open")]
+    Closed,
+}
+
+/// What a [`Sink`]'s task is called in logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Name(pub &'static str);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Serves a sink until its queue is closed and empty.
+pub async fn run(name: Name, mut sink: impl Sink, queue: Receiver, metrics: SinkMetrics) {
+    let mut backoff = Backoff::new();
+    loop {
+        match sink.open().await {
+            Ok(()) => tracing::info!("sink {name}: open"),
+            Err(error) => {
+                metrics.failures.inc();
+                let delay = backoff.delay();
+                tracing::warn!("sink {name}: {error}; next try in {}s", delay.as_secs());
+                if pause(delay, &queue).await {
+                    return give_up(name, &queue, &metrics);
+                }
+                continue;
+            }
+        }
+        metrics.connected.set(1);
+        let ended = serve(&mut sink, &queue, &metrics, &mut backoff).await;
+        metrics.connected.set(0);
+        match ended {
+            Ok(()) => return sink.close().await,
+            Err(error) => {
+                metrics.failures.inc();
+                let delay = backoff.delay();
+                tracing::warn!("sink {name}: {error}; next try in {}s", delay.as_secs());
+                if pause(delay, &queue).await {
+                    return give_up(name, &queue, &metrics);
+                }
+            }
+        }
+    }
+}
+
+/// Delivers until the queue ends or the destination is lost.
+async fn serve(
+    sink: &mut impl Sink,
+    queue: &Receiver,
+    metrics: &SinkMetrics,
+    backoff: &mut Backoff,
+) -> Result<(), SinkError> {
+    loop {
+        let next = tokio::select! {
+            next = queue.front() => next,
+            idle = sink.idle() => {
+                idle?;
+                continue;
+            }
+        };
+        let Some((batch, from)) = next else { return Ok(()) };
+        let attempt = sink.deliver(&batch, from);
+        let Delivery { through, refused, error } = match queue.is_closed() {
+            false => attempt.await,
+            true => timeout(LAST_WORDS, attempt).await.map_err(|late| SinkError::Lost(late.into()))?,
+        };
+        metrics.delivered.inc_by((through - from) as u64 - refused);
+        metrics.refused.inc_by(refused);
+        queue.advance(&batch, through);
+        match error {
+            Some(error) => return Err(error),
+            None => backoff.reset(),
+        }
+    }
+}
+
+/// True if the process ends meanwhile.
+async fn pause(delay: Duration, queue: &Receiver) -> bool {
+    tokio::select! {
+        () = sleep(delay) => queue.is_closed(),
+        () = queue.closed() => true,
+    }
+}
+
+fn give_up(name: Name, queue: &Receiver, metrics: &SinkMetrics) {
+    let lost = queue.drain();
+    metrics.dropped.inc_by(lost);
+    if lost > 0 {
+        tracing::warn!("sink {name}: {lost} flows are lost with the end of the process");
+    }
+}

@@ -1,0 +1,118 @@
+//! Joined flows as IPFIX over TCP or UDP.
+//!
+//! Takes the collector's address and our observation domain; every connection is a session of its own, with its own
+//! sequence numbers and templates. What a record looks like, the record table knows.
+
+use super::{Delivery, Sink, SinkError};
+use crate::aggregate::Batch;
+use flow_common::{
+    ipfix::exporter::{Session, Settings},
+    net::{Address, Connection, Protocol, connect},
+    record::Content,
+    time::Timestamp,
+};
+use std::time::{Duration, SystemTime};
+use tokio::time::sleep;
+
+/// Over datagrams the templates are sent again so often (RFC 7011, section 8.4).
+const TEMPLATE_RESEND: u32 = 600;
+/// So often a silent session looks whether templates are due.
+const LOOK: Duration = Duration::from_secs(60);
+/// Bytes that are written together on a stream.
+const WRITE: usize = 64 * 1024;
+
+/// A collector of IPFIX.
+#[derive(Debug)]
+pub struct IpfixSink {
+    address: Address,
+    domain: u32,
+    extended: bool,
+    open: Option<(Connection, Session)>,
+}
+
+impl IpfixSink {
+    /// Sends to `address` as `domain`, with the extended elements or without.
+    pub fn new(address: Address, domain: u32, extended: bool) -> IpfixSink {
+        IpfixSink { address, domain, extended, open: None }
+    }
+}
+
+impl Sink for IpfixSink {
+    async fn open(&mut self) -> Result<(), SinkError> {
+        let mut connection = connect(&self.address, None).await?;
+        let datagrams = connection.protocol() == Protocol::Udp;
+        let mut session = Session::new(Settings {
+            domain: self.domain,
+            content: Content::Joined,
+            extended: self.extended,
+            accounting: false,
+            message_limit: connection.message_limit(),
+            template_resend: datagrams.then_some(TEMPLATE_RESEND),
+        });
+        session.begin(now());
+        write(&mut connection, &mut session).await?;
+        self.open = Some((connection, session));
+        Ok(())
+    }
+
+    async fn deliver(&mut self, batch: &Batch, from: usize) -> Delivery {
+        let mut delivery = Delivery { through: from, refused: 0, error: None };
+        let Some((connection, session)) = &mut self.open else {
+            return Delivery { error: Some(SinkError::Closed), ..delivery };
+        };
+        session.begin(now());
+        let mut refused = 0;
+        for (number, joined) in batch.iter().enumerate().skip(from) {
+            if let Err(reason) = session.push_encoded(joined.family, joined.bytes(self.extended)) {
+                tracing::debug!("a flow is not sent: {reason}");
+                refused += 1;
+            }
+            if session.len() >= WRITE || number + 1 == batch.len() {
+                session.finish();
+                if let Err(error) = write(connection, session).await {
+                    return Delivery { error: Some(error), ..delivery };
+                }
+                delivery = Delivery { through: number + 1, refused, error: None };
+            }
+        }
+        delivery
+    }
+
+    async fn idle(&mut self) -> Result<(), SinkError> {
+        let Some((connection, session)) = &mut self.open else { return Err(SinkError::Closed) };
+        tokio::select! {
+            error = connection.closed() => return Err(SinkError::Lost(error)),
+            () = sleep(LOOK) => session.begin(now()),
+        }
+        write(connection, session).await
+    }
+
+    async fn close(&mut self) {
+        if let Some((connection, _)) = self.open.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::debug!("the IPFIX collector's connection did not end in order: {error}");
+        }
+    }
+}
+
+async fn write(connection: &mut Connection, session: &mut Session) -> Result<(), SinkError> {
+    let written = async {
+        if connection.protocol() == Protocol::Udp {
+            for message in session.messages() {
+                connection.send(message).await?;
+            }
+        } else if !session.bytes().is_empty() {
+            connection.send(session.bytes()).await?;
+        }
+        connection.flush().await
+    };
+    written.await.map_err(SinkError::Lost)?;
+    session.clear();
+    Ok(())
+}
+
+/// Seconds since 1970, as messages bear them.
+fn now() -> u32 {
+    Timestamp::from(SystemTime::now()).seconds()
+}

@@ -1,0 +1,89 @@
+//! Joined flows as lines of JSON over TCP, or a line a datagram over UDP.
+//!
+//! Takes the collector's address; what a line looks like, the record table knows.
+
+use super::{Delivery, Sink, SinkError};
+use crate::aggregate::Batch;
+use flow_common::{
+    net::{Address, Connection, Protocol, connect},
+    time::Timestamp,
+};
+use std::time::SystemTime;
+
+/// Lines that are written together on a stream.
+const WRITE: usize = 64 * 1024;
+
+/// A collector of JSON.
+#[derive(Debug)]
+pub struct JsonSink {
+    address: Address,
+    extended: bool,
+    connection: Option<Connection>,
+    lines: Vec<u8>,
+}
+
+impl JsonSink {
+    /// Sends to `address`, with the extended elements or without.
+    pub fn new(address: Address, extended: bool) -> JsonSink {
+        JsonSink { address, extended, connection: None, lines: Vec::new() }
+    }
+}
+
+impl Sink for JsonSink {
+    async fn open(&mut self) -> Result<(), SinkError> {
+        self.connection = Some(connect(&self.address, None).await?);
+        Ok(())
+    }
+
+    async fn deliver(&mut self, batch: &Batch, from: usize) -> Delivery {
+        let mut delivery = Delivery { through: from, refused: 0, error: None };
+        let Some(connection) = &mut self.connection else {
+            return Delivery { error: Some(SinkError::Closed), ..delivery };
+        };
+        let datagrams = connection.protocol() == Protocol::Udp;
+        let limit = if datagrams { 0 } else { WRITE };
+        let longest = if datagrams { connection.message_limit() } else { usize::MAX };
+        let at = timestamp();
+        self.lines.clear();
+        let mut refused = 0;
+        let count = batch.len();
+        for (number, joined) in batch.iter().enumerate().skip(from) {
+            match joined.decode() {
+                Some(flow) => flow.json(self.extended, at, &mut self.lines),
+                None => refused += 1,
+            }
+            if self.lines.len() <= limit && number + 1 < count {
+                continue;
+            }
+            if self.lines.len() > longest {
+                refused += 1;
+            } else if let Err(error) = connection.send(&self.lines).await {
+                return Delivery { error: Some(SinkError::Lost(error)), ..delivery };
+            }
+            self.lines.clear();
+            delivery = Delivery { through: number + 1, refused, error: None };
+        }
+        let flushed = connection.flush().await;
+        Delivery { error: flushed.err().map(SinkError::Lost), ..delivery }
+    }
+
+    async fn idle(&mut self) -> Result<(), SinkError> {
+        match &mut self.connection {
+            Some(connection) => Err(SinkError::Lost(connection.closed().await)),
+            None => Err(SinkError::Closed),
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::debug!("the JSON collector's connection did not end in order: {error}");
+        }
+    }
+}
+
+/// The moment at which a line is written.
+pub(super) fn timestamp() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}

@@ -1,0 +1,171 @@
+//! The bounded queue before a sink: batches in order of time, the oldest dropped when there is no room.
+//!
+//! Takes and gives batches that other sinks share; counts flows, not batches. One task puts, one takes.
+
+use crate::aggregate::Batch;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::Notify;
+
+#[derive(Debug, Default)]
+struct State {
+    batches: VecDeque<Arc<Batch>>,
+    /// Flows of the first batch that are delivered.
+    through: usize,
+    flows: usize,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+    max: usize,
+}
+
+/// The end that puts; dropped, it closes the queue.
+#[derive(Debug)]
+pub struct Queue(Arc<Shared>);
+
+/// The end that takes.
+#[derive(Debug)]
+pub struct Receiver(Arc<Shared>);
+
+impl Queue {
+    /// Both ends of a queue for `max` flows.
+    pub fn new(max: usize) -> (Queue, Receiver) {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Notify::new(), max });
+        (Queue(shared.clone()), Receiver(shared))
+    }
+
+    /// Puts a batch. Gives how many flows were dropped to make room; a batch always finds room in an empty queue.
+    pub fn put(&self, batch: Arc<Batch>) -> u64 {
+        let mut state = self.0.state();
+        let mut dropped = 0;
+        while state.flows + batch.len() > self.0.max {
+            let Some(oldest) = state.batches.pop_front() else { break };
+            let left = oldest.len() - std::mem::take(&mut state.through);
+            state.flows -= left;
+            dropped += left as u64;
+        }
+        state.flows += batch.len();
+        state.batches.push_back(batch);
+        drop(state);
+        self.0.changed.notify_one();
+        dropped
+    }
+
+    /// Flows that wait.
+    pub fn len(&self) -> usize {
+        self.0.state().flows
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        // The taker may wait in two places.
+        self.0.changed.notify_one();
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Receiver {
+    /// The first batch and how many of its flows are delivered already; `None` when the queue is closed and empty. The
+    /// batch stays until [`advance`](Self::advance). Cancel-safe.
+    pub async fn front(&self) -> Option<(Arc<Batch>, usize)> {
+        loop {
+            {
+                let state = self.0.state();
+                if let Some(batch) = state.batches.front() {
+                    return Some((batch.clone(), state.through));
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// So many flows of the batch that [`front`](Self::front) gave are delivered. Where it was dropped meanwhile, the
+    /// next one is not touched.
+    pub fn advance(&self, batch: &Arc<Batch>, through: usize) {
+        let mut state = self.0.state();
+        if !state.batches.front().is_some_and(|front| Arc::ptr_eq(front, batch)) {
+            return;
+        }
+        state.flows -= through - state.through;
+        state.through = through;
+        if through == batch.len() {
+            state.batches.pop_front();
+            state.through = 0;
+        }
+    }
+
+    /// Whether no more will be put.
+    pub fn is_closed(&self) -> bool {
+        self.0.state().closed
+    }
+
+    /// Waits until no more will be put. Cancel-safe.
+    pub async fn closed(&self) {
+        while !self.is_closed() {
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// Empties the queue and gives how many flows were in it.
+    pub fn drain(&self) -> u64 {
+        let mut state = self.0.state();
+        let left = state.flows;
+        *state = State { closed: state.closed, ..State::default() };
+        left as u64
+    }
+}
+
+impl Shared {
+    /// A panic of another holder cannot leave a half-written state: every change is one statement of plain values.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::testing::batch_of;
+
+    #[tokio::test]
+    async fn the_oldest_flows_make_room() {
+        let (queue, receiver) = Queue::new(10);
+        assert_eq!([4, 4, 4].map(|flows| queue.put(Arc::new(batch_of(flows)))), [0, 0, 4]);
+        assert_eq!(queue.len(), 8);
+        let (batch, from) = receiver.front().await.unwrap();
+        receiver.advance(&batch, 3);
+        assert_eq!((from, queue.len()), (0, 5));
+        assert_eq!(queue.put(Arc::new(batch_of(6))), 1, "only what was not delivered counts as dropped");
+        // The batch that was in delivery is gone; finishing it must not touch its successor.
+        receiver.advance(&batch, 4);
+        assert_eq!(queue.len(), 10);
+        drop(queue);
+        assert!(receiver.is_closed());
+        assert_eq!(receiver.drain(), 10);
+        assert!(receiver.front().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_batch_beyond_the_bound_finds_room_in_an_empty_queue() {
+        let (queue, receiver) = Queue::new(2);
+        assert_eq!(queue.put(Arc::new(batch_of(5))), 0);
+        let (batch, _) = receiver.front().await.unwrap();
+        assert_eq!(batch.len(), 5);
+    }
+}
