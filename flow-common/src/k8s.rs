@@ -6,7 +6,9 @@
 mod claims;
 pub mod folder;
 mod index;
+pub mod manifest;
 mod object;
+mod reduce;
 mod tenure;
 
 pub use folder::{Folder, FolderError, Look};
@@ -15,3 +17,4 @@ pub use object::{
     Change, EndpointSlice, Kind, Labels, NamedPort, Namespace, Node, Object, ObjectRef, Phase, Pod, Port, Service,
     ServiceType, TransportProtocol,
 };
+pub use reduce::{Strings, ValueError};

@@ -218,6 +218,16 @@ impl Kind {
     pub const ALL: [Self; 5] = [Self::Pod, Self::Namespace, Self::Node, Self::Service, Self::EndpointSlice];
 }
 
+impl Kind {
+    /// The API group and version it is read in.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::Pod | Self::Namespace | Self::Node | Self::Service => "v1",
+        }
+    }
+}
+
 impl Object {
     /// What names this object.
     pub fn reference(&self) -> ObjectRef {
