@@ -12,5 +12,7 @@
     clippy::arithmetic_side_effects
 )]
 
+#[cfg(not(target_arch = "bpf"))]
+pub mod frames;
 pub mod parse;
 pub mod tcp;

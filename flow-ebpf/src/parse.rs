@@ -22,6 +22,20 @@ pub trait Load {
     fn load<T: Header>(&self, offset: u32) -> Option<T>;
 }
 
+/// A frame in memory, for tests.
+#[cfg(not(target_arch = "bpf"))]
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+#[cfg(not(target_arch = "bpf"))]
+impl Load for Bytes<'_> {
+    fn load<T: Header>(&self, offset: u32) -> Option<T> {
+        let bytes = self.0.get(usize::try_from(offset).ok()?..)?.get(..size_of::<T>())?;
+        // SAFETY: as many bytes as a `T` has, and any bytes are one.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+}
+
 /// A frame as the hook shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
