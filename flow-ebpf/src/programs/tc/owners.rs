@@ -21,7 +21,7 @@ pub(super) unsafe fn counts(passing: &Passing, flow: *mut Flow, own: *mut Direct
         let pending = (*own).pending_packets;
         let silent = now.wrapping_sub((*own).last) >= silence();
         if !senior || (pending != FRESH && silent) || tcp::reopens(passing.flags, (*flow).state) {
-            return take(own, passing.point, passing.bytes, now) != 0;
+            return take(own, passing.point, passing.bytes, silent) != 0;
         }
         if pending == FRESH {
             claim(own, current, passing.point, passing.bytes, now);
@@ -52,7 +52,7 @@ unsafe fn claim(own: *mut Direction, current: u32, point: u32, bytes: u32, now: 
 
 /// Takes a direction over; 0 if the packet at hand is not to be counted although.
 #[inline(never)]
-unsafe fn take(own: *mut Direction, point: u32, bytes: u32, now: u32) -> u64 {
+unsafe fn take(own: *mut Direction, point: u32, bytes: u32, silent: bool) -> u64 {
     // SAFETY: the caller's direction.
     unsafe {
         let current = (*own).owner;
@@ -61,11 +61,11 @@ unsafe fn take(own: *mut Direction, point: u32, bytes: u32, now: u32) -> u64 {
         let to_pod = owner::is_pod(point) && owner::is_egress(point) && !owner::is_pod(current);
         let mut counts = 1;
         if current != 0 && to_pod {
-            // The last point of a packet's way. An owner that has missed nothing and counted just now has counted this one;
-            // where it has missed some, this one is among them.
+            // The last point of a packet's way. An owner that has missed nothing and is not silent has counted this one; where
+            // it has missed some, this one is among them.
             if missed {
                 moved((*own).candidate, pending - 1, (*own).pending_bytes.wrapping_sub(bytes as u64));
-            } else if now.wrapping_sub((*own).last) <= 1 {
+            } else if !silent {
                 counts = 0;
             }
         } else if current != 0 && missed {

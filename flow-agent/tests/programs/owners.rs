@@ -1,0 +1,208 @@
+//! One point counts, the others annotate; who takes over, when, and what becomes of the packets between.
+
+use crate::harness::{Harness, Point, Setting, pod, uplink};
+use flow_common::abi::{Count, Direction, EVENT_NEW, FRESH, Reason};
+use flow_ebpf::frames::{Ipv4, Ipv6, udp};
+
+const NEVER: Setting = Setting { max_flows: 256, ring_bytes: 1 << 16, silence: u32::MAX };
+const ALWAYS: Setting = Setting { silence: 0, ..NEVER };
+
+/// From 10.0.0.1 to 10.0.0.2; 32 layer-3 bytes.
+fn there() -> Vec<u8> {
+    Ipv4::new(17).frame(&udp([5_000, 53], b"1234"))
+}
+
+fn back() -> Vec<u8> {
+    Ipv4::new(17).back().frame(&udp([53, 5_000], b"12"))
+}
+
+/// The direction of [`there`], which is the one that was seen first.
+fn direction(harness: &Harness) -> Direction {
+    let flow = harness.only().1;
+    flow.direction[flow.originator()]
+}
+
+fn pass(harness: &Harness, points: &[Point]) {
+    for point in points {
+        harness.pass(*point, &there());
+    }
+}
+
+#[test]
+fn a_packet_past_three_hooks_is_counted_once() {
+    let mut harness = Harness::new(NEVER);
+    let way = [pod(2, false), uplink(4, false), uplink(5, true)];
+    for _ in 0..3 {
+        pass(&harness, &way);
+        for point in [uplink(5, false), uplink(4, true), pod(2, true)] {
+            harness.pass(point, &back());
+        }
+    }
+    let flow = harness.only().1;
+    assert_eq!(flow.direction.map(|direction| direction.packets), [3, 3]);
+    assert_eq!(direction(&harness).owner, pod(2, false).packed());
+    assert_eq!(harness.counters(uplink(5, true)).annotated, Count { packets: 3, bytes: 96 });
+    assert_eq!(harness.balance(), []);
+    let events = harness.events();
+    assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EVENT_NEW], "one flow, one event");
+    let [event] = events.try_into().expect("one");
+    assert_eq!((event.family, event.key), (4, harness.only().0));
+    assert_eq!(event.flow.direction.iter().map(|direction| direction.packets).sum::<u64>(), 1);
+}
+
+#[test]
+fn between_two_pods_of_a_node_the_first_owns() {
+    let harness = Harness::new(NEVER);
+    for _ in 0..4 {
+        pass(&harness, &[pod(2, false), pod(3, true)]);
+    }
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (pod(2, false).packed(), 4));
+    assert_eq!(harness.balance(), []);
+}
+
+#[test]
+fn in_and_out_by_one_interface_is_counted_once() {
+    let harness = Harness::new(NEVER);
+    for _ in 0..4 {
+        pass(&harness, &[uplink(4, false), uplink(4, true)]);
+    }
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (uplink(4, false).packed(), 4));
+}
+
+#[test]
+fn answers_by_another_way_have_an_owner_of_their_own() {
+    let harness = Harness::new(NEVER);
+    pass(&harness, &[uplink(4, false), uplink(5, true)]);
+    harness.pass(uplink(6, false), &back());
+    harness.pass(uplink(7, true), &back());
+    let flow = harness.only().1;
+    assert_eq!(flow.direction.map(|direction| direction.packets), [1, 1]);
+    assert_eq!(flow.direction[1 - flow.originator()].owner, uplink(6, false).packed());
+    assert_eq!(harness.balance(), []);
+}
+
+#[test]
+fn a_pods_own_ingress_takes_over_with_this_packet() {
+    let harness = Harness::new(NEVER);
+    pass(&harness, &[uplink(4, true), uplink(4, true)]);
+    // The Pod's interface is attached now.
+    pass(&harness, &[pod(2, false), uplink(4, true)]);
+    pass(&harness, &[pod(2, false), uplink(4, true)]);
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (pod(2, false).packed(), 4));
+    assert_eq!(harness.balance(), []);
+    assert_eq!(harness.counters(uplink(4, true)).annotated.packets, 2);
+}
+
+#[test]
+fn a_pods_own_egress_takes_over_with_the_next_packet() {
+    let harness = Harness::new(NEVER);
+    pass(&harness, &[uplink(4, false)]);
+    // The Pod's interface is attached now: its packet was counted by the uplink already.
+    pass(&harness, &[uplink(4, false), pod(2, true)]);
+    pass(&harness, &[uplink(4, false), pod(2, true)]);
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (pod(2, true).packed(), 3));
+    assert_eq!(harness.balance(), []);
+    assert_eq!(harness.counters(pod(2, true)).annotated.packets, 1);
+}
+
+#[test]
+fn a_pods_own_egress_counts_what_its_owner_missed() {
+    let harness = Harness::new(NEVER);
+    pass(&harness, &[uplink(4, true)]);
+    // Re-routed: the owner sees nothing of these.
+    pass(&harness, &[uplink(5, false)]);
+    assert_eq!(direction(&harness).pending_packets, 1, "an egress owner comes after an ingress hook");
+    pass(&harness, &[uplink(5, false), pod(2, true)]);
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (pod(2, true).packed(), 2));
+    assert_eq!(harness.balance(), [(Reason::Takeover, 1)], "the one before the Pod's point was there");
+}
+
+#[test]
+fn a_silent_owner_is_taken_over_and_the_packets_between_are_takeover() {
+    let harness = Harness::new(NEVER);
+    pass(&harness, &[uplink(4, false), uplink(5, true)]);
+    assert_eq!(direction(&harness).pending_packets, 0, "an ingress owner has counted what an egress hook sees");
+    // The owner's interface is gone; the packets come in elsewhere.
+    pass(&harness, &[uplink(5, true), uplink(5, true), uplink(5, true)]);
+    assert_eq!(direction(&harness).pending_packets, 3);
+    assert_eq!(direction(&harness).owner, uplink(4, false).packed(), "not yet silent for long enough");
+
+    let harness = Harness::new(ALWAYS);
+    pass(&harness, &[uplink(4, false), uplink(5, true)]);
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (uplink(4, false).packed(), 1));
+    pass(&harness, &[uplink(5, true), uplink(5, true)]);
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (uplink(5, true).packed(), 3));
+    assert_eq!(harness.balance(), [], "it had missed none before");
+}
+
+#[test]
+fn what_passed_before_a_take_over_moves_from_annotated_to_takeover() {
+    let harness = Harness::new(ALWAYS);
+    pass(&harness, &[uplink(4, true)]);
+    // Through an ingress hook first: this one could still reach the owner, the next shows that it did not.
+    pass(&harness, &[uplink(5, false)]);
+    assert_eq!((direction(&harness).candidate, direction(&harness).pending_packets), (uplink(5, false).packed(), 1));
+    pass(&harness, &[uplink(5, false)]);
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (uplink(5, false).packed(), 2));
+    assert_eq!(harness.balance(), [(Reason::Takeover, 1)]);
+    let hook = harness.counters(uplink(5, false));
+    assert_eq!(hook.lost[Reason::Takeover as usize], Count { packets: 1, bytes: 32 });
+    assert_eq!(hook.seen.packets, 2);
+    assert_eq!(direction(&harness).pending_packets, FRESH);
+}
+
+#[test]
+fn a_live_owner_behind_another_hook_is_never_taken_over() {
+    // However seldom packets come: each is seen by the other hook first.
+    let harness = Harness::new(ALWAYS);
+    pass(&harness, &[pod(2, true)]);
+    for _ in 0..5 {
+        pass(&harness, &[uplink(4, false), pod(2, true)]);
+    }
+    assert_eq!((direction(&harness).owner, direction(&harness).packets), (pod(2, true).packed(), 6));
+    assert_eq!(harness.balance(), []);
+}
+
+#[test]
+fn of_two_hooks_of_one_kind_the_second_sees_what_is_counted() {
+    let harness = Harness::new(NEVER);
+    harness.next_tick();
+    pass(&harness, &[uplink(4, false), uplink(5, false)]);
+    let together = direction(&harness).pending_packets;
+    harness.next_tick();
+    pass(&harness, &[uplink(4, false)]);
+    harness.next_tick();
+    pass(&harness, &[uplink(5, false)]);
+    assert_eq!((together, direction(&harness).pending_packets), (0, 1), "the owner counted in this tick, or did not");
+}
+
+#[test]
+fn a_full_map_loses_new_flows_only_and_says_so() {
+    let mut harness = Harness::new(Setting { max_flows: 4, ..NEVER });
+    let to = |port: u16| Ipv4::new(17).frame(&udp([5_000, port], b"1234"));
+    // A preallocated hash keeps one spare element per CPU, so a few more may fit.
+    for port in 0..64 {
+        harness.pass(pod(2, false), &to(port));
+    }
+    let there = harness.flows().len() as u64;
+    assert!((4..64).contains(&there), "{there}");
+    assert_eq!(harness.balance(), [(Reason::MapFull, 64 - there)]);
+    assert_eq!(harness.events().len() as u64, there);
+    harness.pass(pod(2, false), &to(0));
+    assert_eq!(harness.balance(), [(Reason::MapFull, 64 - there)], "a flow that is in goes on");
+    harness.pass(pod(2, false), &Ipv6::new(17).frame(&udp([5_000, 1], b"")));
+    assert_eq!(harness.flows().len() as u64, there + 1, "the other family has a map of its own");
+}
+
+#[test]
+fn a_full_ring_loses_events_only_and_counts_them() {
+    let mut harness = Harness::new(Setting { ring_bytes: 4_096, ..NEVER });
+    for port in 0..100 {
+        harness.pass(pod(2, false), &Ipv4::new(17).frame(&udp([5_000, port], b"")));
+    }
+    let events = harness.events().len() as u64;
+    assert!(events < 100, "{events}");
+    assert_eq!(harness.counters(pod(2, false)).events_lost, 100 - events);
+    assert_eq!(harness.flows().len(), 100);
+    assert_eq!(harness.balance(), []);
+}
