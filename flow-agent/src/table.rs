@@ -29,6 +29,8 @@ mod ledger;
 mod observe;
 mod pressure;
 mod slab;
+#[cfg(test)]
+mod tests;
 mod tracked;
 
 pub use key::Key;
@@ -225,7 +227,7 @@ impl Table {
 
     /// One connection of the dump.
     pub fn feed_dump(&mut self, entry: &conntrack::Entry, now: Timestamp) {
-        self.track(entry, now);
+        self.track(entry, self.first_dump, now);
     }
 
     /// Ends the dump: connections that it did not have are over.
@@ -294,9 +296,13 @@ impl Table {
         }
     }
 
-    /// Keys of map entries to delete; the same ones until [`Self::deleted`] is told.
-    pub fn deletions(&self) -> &Deletions {
-        &self.deletions
+    /// Keys of map entries to delete; the same ones until [`Self::deleted`] is told, but for those that had packets since.
+    pub fn deletions(&mut self) -> &Deletions {
+        let Self { deletions, entries, .. } = self;
+        let is_asked = |key: Key| entries.find(&key).is_some_and(|slot| entries[slot].has(DELETING));
+        deletions.keys4.retain(|key| is_asked(Key::V4(*key)));
+        deletions.keys6.retain(|key| is_asked(Key::V6(*key)));
+        deletions
     }
 
     /// Takes in what the kernel did about [`Self::deletions`].

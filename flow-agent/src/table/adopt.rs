@@ -37,7 +37,9 @@ impl Table {
         }
         self.ask_starts(&starts, &mut read);
         for (at, number) in totals.into_iter().enumerate() {
-            if at >= PER_CALL || self.connections[number].has(WANTS_TOTALS) && !self.ask_totals(number, &mut lookup, &mut read, look) {
+            if at >= PER_CALL
+                || self.connections[number].has(WANTS_TOTALS) && !self.ask_totals(number, &mut lookup, &mut read, look)
+            {
                 self.wanted.push(number);
             }
         }
@@ -87,7 +89,9 @@ impl Table {
             let second = ask();
             let (Some(before), Some(after)) = (before, after) else { break };
             let same_connection = |entry: &Entry| entry.id == self.connections[number].ct_id;
-            let (Some(first), Some(second)) = (first.filter(same_connection), second.filter(same_connection)) else { break };
+            let (Some(first), Some(second)) = (first.filter(same_connection), second.filter(same_connection)) else {
+                break;
+            };
             let (Some(counted), true) = (second.counters, first.counters == second.counters) else { continue };
             if counters(&before) == counters(&after) {
                 self.observe(&key, &after, look);
@@ -106,7 +110,8 @@ impl Table {
     /// Adds to a flow's totals what connection tracking counted before the map did. Nobody is told of it as a delta.
     fn go_on_from(&mut self, number: u32, counted: [abi::Count; 2], start: Option<Timestamp>) {
         let [there, back] = counted;
-        let earlier = difference([there.packets, there.bytes, back.packets, back.bytes], self.connections[number].total);
+        let earlier =
+            difference([there.packets, there.bytes, back.packets, back.bytes], self.connections[number].total);
         let connection = &mut self.connections[number];
         for (at, earlier) in earlier.into_iter().enumerate() {
             connection.total[at] += earlier;

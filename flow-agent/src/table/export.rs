@@ -9,7 +9,10 @@ use std::time::Duration;
 use flow_common::record::{EndReason, Extended, ForwardingStatus, Head};
 use flow_common::time::Timestamp;
 
-use super::connection::{DETACHED, DONE, EXPORTED, EXPORTS, FROM_END_1, IDLE, LIVE, OVER, QUEUED, Reason, SCHEDULED, TRACKED, WANTS_START, WANTS_TOTALS};
+use super::connection::{
+    DETACHED, DONE, EXPORTED, EXPORTS, FROM_END_1, IDLE, LIVE, OVER, QUEUED, Reason, SCHEDULED, TRACKED, WANTS_START,
+    WANTS_TOTALS,
+};
 use super::entry::{ATTENTION, Entry};
 use super::key::is_icmp;
 use super::ledger::Class;
@@ -121,7 +124,11 @@ impl Table {
             reverse_tcp_flags: connection.tcp_flags[1],
             icmp_type_code: if is_icmp(ends.src, ends.protocol) { ends.dst_port } else { 0 },
             flow_id: connection.flow_id,
-            forwarding_status: if connection.is_answered() { ForwardingStatus::Forwarded } else { ForwardingStatus::Unknown },
+            forwarding_status: if connection.is_answered() {
+                ForwardingStatus::Forwarded
+            } else {
+                ForwardingStatus::Unknown
+            },
             ..Extended::default()
         };
         if let Some((addr, port)) = ends.nat_src {
@@ -230,7 +237,11 @@ impl Table {
             // Where a sweep should have come by and did not, the news is given as it is.
             let rounds = if connection.has(EXPORTED) { 2 } else { 1 };
             let active_at = connection.mark_ns + rounds * self.active_ns;
-            return if now_ns >= active_at.min(idle_at) { self.queue(number) } else { self.schedule(number, active_at.min(idle_at)) };
+            return if now_ns >= active_at.min(idle_at) {
+                self.queue(number)
+            } else {
+                self.schedule(number, active_at.min(idle_at))
+            };
         }
         if !connection.has(IDLE) {
             if now_ns >= idle_at { self.queue(number) } else { self.schedule(number, idle_at) }

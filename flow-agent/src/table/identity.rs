@@ -52,7 +52,7 @@ mod tests {
             at_pod: true,
         };
         let id = flow_id("node-a", &ends, 0, 1_700_000_000_123_456_789);
-        assert_eq!(id, 0);
+        assert_eq!(id, 0x7176_9bd8_43a6_021a);
         let direct = Ends { original_dst: None, ..ends };
         assert_ne!(flow_id("node-a", &direct, 0, 1_700_000_000_123_456_789), id);
     }

@@ -16,7 +16,7 @@ use crate::conntrack::{self, Kind, tcp};
 impl Table {
     pub(super) fn track_event(&mut self, event: &conntrack::Event, now: Timestamp) {
         match event.kind {
-            Kind::New | Kind::Update => self.track(&event.entry, now),
+            Kind::New | Kind::Update => self.track(&event.entry, false, now),
             Kind::Destroy => self.untrack(&event.entry, now),
         }
     }
@@ -46,19 +46,20 @@ impl Table {
         }
     }
 
-    /// Takes in that a connection is there.
-    pub(super) fn track(&mut self, entry: &conntrack::Entry, now: Timestamp) {
+    /// Takes in that a connection is there; by the first dump it may have been before the agent.
+    pub(super) fn track(&mut self, entry: &conntrack::Entry, by_first_dump: bool, now: Timestamp) {
         let Some(mut tracked) = Tracked::new(entry) else { return };
         if self.is_known(&tracked) || self.is_shadowed(&tracked, now) {
             return;
         }
-        let found = [tracked.original.0, tracked.translated.0].map(|key| self.entries.find(&key).filter(|slot| self.is_joinable(*slot)));
+        let found = [tracked.original.0, tracked.translated.0]
+            .map(|key| self.entries.find(&key).filter(|slot| self.is_joinable(*slot)));
         // What is over without a flow of ours only waits for its expiry.
         let is_over = matches!(entry.tcp_state, Some(tcp::TIME_WAIT | tcp::CLOSE));
         if is_over && found == [None, None] {
             return;
         }
-        tracked.is_old = self.first_dump && entry.start.is_none_or(|start| start < self.born);
+        tracked.is_old = by_first_dump && entry.start.is_none_or(|start| start < self.born);
         tracked.has_counters = entry.counters.is_some();
         let Some(number) = self.tracker.insert(tracked) else {
             self.statistics.refused += 1;
@@ -146,7 +147,9 @@ impl Table {
             (Some(number), None) | (None, Some(number)) => (number, None),
             (Some(number), Some(same)) if number == same => (number, None),
             // What was exported binds. If that is both, the one at the translated tuple is known to others by its right ends.
-            (Some(original), Some(translated)) if self.connections[translated].has(EXPORTED) => (translated, Some(original)),
+            (Some(original), Some(translated)) if self.connections[translated].has(EXPORTED) => {
+                (translated, Some(original))
+            }
             (Some(original), Some(translated)) => (original, Some(translated)),
         };
         if self.connections[number].has(EXPORTED) {
@@ -246,7 +249,8 @@ impl Table {
     pub(super) fn settle_identity(&mut self, number: u32, start_ns: u64) {
         if self.connections[number].flow_id == 0 {
             let ends = self.ends(number);
-            self.connections[number].flow_id = flow_id(&self.config.node, &ends, self.connections[number].zone, start_ns);
+            self.connections[number].flow_id =
+                flow_id(&self.config.node, &ends, self.connections[number].zone, start_ns);
         }
     }
 

@@ -8,7 +8,9 @@ use std::hint::black_box;
 use flow_common::abi::{self, Key4, Key6};
 
 use super::Table;
-use super::connection::{CLOSED, Connection, DETACHED, DONE, EXPORTED, FIXED, FROM_END_1, IDLE, OVER, Reason, SCHEDULED};
+use super::connection::{
+    CLOSED, Connection, DETACHED, DONE, EXPORTED, FIXED, FROM_END_1, IDLE, OVER, Reason, SCHEDULED,
+};
 use super::entry::{ATTENTION, Counters, DELETING, REVERSED};
 use super::key::Key;
 use super::ledger::Class;
@@ -75,7 +77,13 @@ impl Table {
         self.observe_block(&slots, flows, look, |at| Key::V6(keys[at]));
     }
 
-    fn observe_block(&mut self, slots: &[u32; BLOCK], flows: &[abi::Flow], look: &Look<'_>, key: impl Fn(usize) -> Key) {
+    fn observe_block(
+        &mut self,
+        slots: &[u32; BLOCK],
+        flows: &[abi::Flow],
+        look: &Look<'_>,
+        key: impl Fn(usize) -> Key,
+    ) {
         let (mut changed, mut count) = ([0; BLOCK], 0);
         for (at, (slot, flow)) in slots.iter().zip(flows).enumerate() {
             changed[count] = at;
@@ -139,14 +147,15 @@ impl Table {
         self.statistics.generations_missed += u64::from(newer - 1);
         let delta = difference(base(value), self.entries[slot].seen);
         if delta != [0; 4] {
-            let first_ns = look.clock.monotonic_to_wall_ns(value.first_ns);
+            // All that is known of their time is that they came before this generation.
+            let before_ns = look.clock.monotonic_to_wall_ns(value.first_ns).saturating_sub(1);
             if self.entries[slot].connection == NONE {
                 self.entries[slot].set(REVERSED, value.state & abi::STATE_REVERSED != 0);
-                self.new_connection(slot, first_ns, look.now_ns);
+                self.new_connection(slot, before_ns, look.now_ns);
             }
             // The present owner may be the new generation's: only where there was none before, the old one's last packets are its.
             self.own(slot, value, self.entries[slot].owner.map(|owner| owner == 0));
-            self.add(slot, delta, &abi::Flow::default(), first_ns);
+            self.add(slot, delta, &abi::Flow::default(), before_ns);
         }
         self.detach(slot, look.now_ns);
         self.entries[slot].generation = value.generation;
@@ -156,11 +165,13 @@ impl Table {
     fn count(&mut self, slot: u32, value: &abi::Flow, delta: Counters, look: &Look<'_>) {
         let last_ns = last_ns(value, look.clock);
         self.own(slot, value, [delta[0] > 0, delta[2] > 0]);
+        let mut after_ns = 0;
         if self.entries[slot].connection != NONE && self.is_another(slot, last_ns) {
+            after_ns = self.connections[self.entries[slot].connection].last_ns + 1;
             self.detach(slot, look.now_ns);
         }
         if self.entries[slot].connection == NONE {
-            self.begin(slot, value, look);
+            self.begin(slot, value, after_ns, look);
         }
         self.add(slot, delta, value, last_ns);
         let number = self.entries[slot].connection;
@@ -196,6 +207,7 @@ impl Table {
     /// Adds to the entry and, if it counts for its connection, to that.
     fn add(&mut self, slot: u32, delta: Counters, value: &abi::Flow, last_ns: u64) {
         let entry = &mut self.entries[slot];
+        entry.set(DELETING, false);
         for (seen, delta) in entry.seen.iter_mut().zip(delta) {
             *seen += delta;
         }
@@ -230,11 +242,15 @@ impl Table {
             return false;
         }
         last_ns > connection.mark_ns.saturating_add(STRAYS_NS)
-            || self.tracker.find(&self.entries.key(slot)).is_some_and(|found| self.tracker[found].id != connection.ct_id)
+            || self
+                .tracker
+                .find(&self.entries.key(slot))
+                .is_some_and(|found| self.tracker[found].id != connection.ct_id)
     }
 
-    /// Gives an entry a connection: the one that connection tracking says it belongs to, else a new one.
-    fn begin(&mut self, slot: u32, value: &abi::Flow, look: &Look<'_>) {
+    /// Gives an entry a connection: the one that connection tracking says it belongs to, else a new one. Not before `after_ns`: the kernel's
+    /// ticks are too coarse to tell two apart that follow each other closely.
+    fn begin(&mut self, slot: u32, value: &abi::Flow, after_ns: u64, look: &Look<'_>) {
         let key = self.entries.key(slot);
         let tracked = self.tracker.find(&key).filter(|found| self.is_open(*found));
         let reversed = match tracked {
@@ -253,8 +269,9 @@ impl Table {
         }
         // The generation's first packet is this connection's first, unless another was on this entry since.
         let is_first = self.entries[slot].seen == base(value);
-        let first_ns = look.clock.monotonic_to_wall_ns(value.first_ns);
-        let number = self.new_connection(slot, if is_first { first_ns } else { last_ns(value, look.clock) }, look.now_ns);
+        let began_ns =
+            if is_first { look.clock.monotonic_to_wall_ns(value.first_ns) } else { last_ns(value, look.clock) };
+        let number = self.new_connection(slot, began_ns.max(after_ns), look.now_ns);
         if let Some(found) = tracked {
             self.tie(number, found);
         }

@@ -17,7 +17,9 @@ impl Table {
     pub(super) fn relieve(&mut self, now_ns: u64) {
         let room = self.config.max_flows as usize;
         let lengths = self.entries.lengths();
-        if now_ns < self.relieved_ns.saturating_add(INTERVAL_NS) || lengths.iter().all(|length| *length <= room * FULL.0 / FULL.1) {
+        if now_ns < self.relieved_ns.saturating_add(INTERVAL_NS)
+            || lengths.iter().all(|length| *length <= room * FULL.0 / FULL.1)
+        {
             return;
         }
         self.relieved_ns = now_ns;
