@@ -153,37 +153,37 @@ fixed_group! {
 fixed_group! {
     /// What each of the two Nodes counted, as the aggregator sends it.
     pub struct PerNode {
-        /// `octet_delta` as the originator's Node counted it.
+        /// `octetDeltaCount` as the originator's Node counted it.
         octet_delta_from_src: u64, "octetDeltaCountFromSourceNode" = ANTREA / 123;
-        /// `octet_delta` as the responder's Node counted it.
+        /// `octetDeltaCount` as the responder's Node counted it.
         octet_delta_from_dst: u64, "octetDeltaCountFromDestinationNode" = ANTREA / 131;
-        /// `octet_total` as the originator's Node counted it.
+        /// `octetTotalCount` as the originator's Node counted it.
         octet_total_from_src: u64, "octetTotalCountFromSourceNode" = ANTREA / 121;
-        /// `octet_total` as the responder's Node counted it.
+        /// `octetTotalCount` as the responder's Node counted it.
         octet_total_from_dst: u64, "octetTotalCountFromDestinationNode" = ANTREA / 129;
-        /// `packet_delta` as the originator's Node counted it.
+        /// `packetDeltaCount` as the originator's Node counted it.
         packet_delta_from_src: u64, "packetDeltaCountFromSourceNode" = ANTREA / 122;
-        /// `packet_delta` as the responder's Node counted it.
+        /// `packetDeltaCount` as the responder's Node counted it.
         packet_delta_from_dst: u64, "packetDeltaCountFromDestinationNode" = ANTREA / 130;
-        /// `packet_total` as the originator's Node counted it.
+        /// `packetTotalCount` as the originator's Node counted it.
         packet_total_from_src: u64, "packetTotalCountFromSourceNode" = ANTREA / 120;
-        /// `packet_total` as the responder's Node counted it.
+        /// `packetTotalCount` as the responder's Node counted it.
         packet_total_from_dst: u64, "packetTotalCountFromDestinationNode" = ANTREA / 128;
-        /// `reverse_octet_delta` as the originator's Node counted it.
+        /// `reverseOctetDeltaCount` as the originator's Node counted it.
         reverse_octet_delta_from_src: u64, "reverseOctetDeltaCountFromSourceNode" = ANTREA / 127;
-        /// `reverse_octet_delta` as the responder's Node counted it.
+        /// `reverseOctetDeltaCount` as the responder's Node counted it.
         reverse_octet_delta_from_dst: u64, "reverseOctetDeltaCountFromDestinationNode" = ANTREA / 135;
-        /// `reverse_octet_total` as the originator's Node counted it.
+        /// `reverseOctetTotalCount` as the originator's Node counted it.
         reverse_octet_total_from_src: u64, "reverseOctetTotalCountFromSourceNode" = ANTREA / 125;
-        /// `reverse_octet_total` as the responder's Node counted it.
+        /// `reverseOctetTotalCount` as the responder's Node counted it.
         reverse_octet_total_from_dst: u64, "reverseOctetTotalCountFromDestinationNode" = ANTREA / 133;
-        /// `reverse_packet_delta` as the originator's Node counted it.
+        /// `reversePacketDeltaCount` as the originator's Node counted it.
         reverse_packet_delta_from_src: u64, "reversePacketDeltaCountFromSourceNode" = ANTREA / 126;
-        /// `reverse_packet_delta` as the responder's Node counted it.
+        /// `reversePacketDeltaCount` as the responder's Node counted it.
         reverse_packet_delta_from_dst: u64, "reversePacketDeltaCountFromDestinationNode" = ANTREA / 134;
-        /// `reverse_packet_total` as the originator's Node counted it.
+        /// `reversePacketTotalCount` as the originator's Node counted it.
         reverse_packet_total_from_src: u64, "reversePacketTotalCountFromSourceNode" = ANTREA / 124;
-        /// `reverse_packet_total` as the responder's Node counted it.
+        /// `reversePacketTotalCount` as the responder's Node counted it.
         reverse_packet_total_from_dst: u64, "reversePacketTotalCountFromDestinationNode" = ANTREA / 132;
         /// When the last packet passed the originator's Node, in seconds since 1970.
         end_seconds_from_src: u32 as DateTimeSeconds, "flowEndSecondsFromSourceNode" = ANTREA / 151;
@@ -197,9 +197,9 @@ fixed_group! {
         throughput_from_dst: u64, "throughputFromDestinationNode" = ANTREA / 148;
         /// Bits a second of the responder.
         reverse_throughput: u64, "reverseThroughput" = ANTREA / 146;
-        /// `reverse_throughput` as the originator's Node measured it.
+        /// `reverseThroughput` as the originator's Node measured it.
         reverse_throughput_from_src: u64, "reverseThroughputFromSourceNode" = ANTREA / 149;
-        /// `reverse_throughput` as the responder's Node measured it.
+        /// `reverseThroughput` as the responder's Node measured it.
         reverse_throughput_from_dst: u64, "reverseThroughputFromDestinationNode" = ANTREA / 150;
     }
 }
