@@ -89,8 +89,8 @@ pub async fn run(config: Config) -> Result<()> {
 fn start(config: &Config, node: &str, channels: Channels) -> Result<Flows> {
     let now: Timestamp = SystemTime::now().into();
     let mut index = Index::new(OBJECTS);
-    let mut objects = Objects::new(config.objects.as_deref());
-    for change in objects.changes() {
+    let (objects, changes) = Objects::open(config.objects.as_deref());
+    for change in changes {
         index.change(change, now);
     }
     // A folder that knows this Node makes it a cluster's; another one only names addresses.

@@ -3,11 +3,12 @@
 //! Takes a tick every 100 ms with its time; feeds table and enricher in the order that they need, so that a flow's tracked connection
 //! is known before its first event. Every call is short: a sweep goes in slices over its period. Exports nothing.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use flow_common::k8s::{Change, Folder};
+use flow_common::k8s::Change;
+use flow_common::k8s::folder::{self, Folder, Look};
 use flow_common::time::Timestamp;
+use tokio::sync::mpsc;
 
 mod pace;
 
@@ -18,8 +19,8 @@ use crate::kernel::{Deleted, Events, Kernel, KernelConfig, LoadError, Slice, Swe
 use crate::table::{Key, Table};
 use pace::Pace;
 
-/// How often the folder of objects is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// Looks at the folder of objects that wait to be taken in.
+const LOOKS: usize = 4;
 
 /// Everything that is read, and the buffers it is read into.
 pub struct Sources {
@@ -47,8 +48,8 @@ pub struct Tracking {
 /// The folder of objects and what was refused of it.
 #[derive(Debug)]
 pub struct Objects {
-    folder: Option<Folder>,
-    looked: Timestamp,
+    path: Option<PathBuf>,
+    looks: Option<mpsc::Receiver<Look>>,
     refused: Vec<String>,
 }
 
@@ -80,7 +81,7 @@ impl Sources {
         if let Err(error) = self.kernel.refresh() {
             self.faults.push(format!("following the network interfaces: {error}"));
         }
-        self.objects.look(enricher, now);
+        self.objects.feed(enricher, now);
         self.kernel.poll_events(&mut self.events);
         self.tracking.read(table, now, &mut self.faults);
         self.feed_events(table, now);
@@ -252,39 +253,41 @@ impl Tracking {
 }
 
 impl Objects {
-    /// The folder, if there is one.
-    pub fn new(folder: Option<&Path>) -> Self {
-        Self { folder: folder.map(Folder::new), looked: Timestamp::ZERO, refused: Vec::new() }
+    /// The folder, if there is one, and what is in it; from now on its changes are followed by a task of their own.
+    pub fn open(folder: Option<&Path>) -> (Self, Vec<Change>) {
+        let mut objects = Self { path: folder.map(Path::to_owned), looks: None, refused: Vec::new() };
+        let Some(path) = folder else { return (objects, Vec::new()) };
+        let mut folder = Folder::new(path);
+        let changes = objects.take(folder.look());
+        let (output, looks) = mpsc::channel(LOOKS);
+        tokio::spawn(folder::run(folder, output));
+        objects.looks = Some(looks);
+        (objects, changes)
     }
 
     /// The folder's path.
     pub fn path(&self) -> Option<&Path> {
-        self.folder.as_ref().map(Folder::path)
+        self.path.as_deref()
     }
 
-    /// What was refused at the last look that found a change.
+    /// What is refused of it.
     pub fn refused(&self) -> &[String] {
         &self.refused
     }
 
-    /// What is new in the folder.
-    pub fn changes(&mut self) -> Vec<Change> {
-        let Some(folder) = &mut self.folder else { return Vec::new() };
-        let look = folder.look();
+    fn take(&mut self, look: Look) -> Vec<Change> {
         for error in &look.errors {
             tracing::warn!("{error}");
         }
-        self.refused = look.errors.iter().map(ToString::to_string).collect();
+        self.refused = look.refused.iter().map(ToString::to_string).collect();
         look.changes
     }
 
-    fn look(&mut self, enricher: &mut Enricher, now: Timestamp) {
-        if now.since(self.looked) < LOOK {
-            return;
-        }
-        self.looked = now;
-        for change in self.changes() {
-            enricher.change(change, now);
+    fn feed(&mut self, enricher: &mut Enricher, now: Timestamp) {
+        while let Some(look) = self.looks.as_mut().and_then(|looks| looks.try_recv().ok()) {
+            for change in self.take(look) {
+                enricher.change(change, now);
+            }
         }
     }
 }

@@ -42,7 +42,9 @@ pub struct Folder {
 pub struct Look {
     /// What changed since the last one, deletions first.
     pub changes: Vec<Change>,
-    /// What is refused and was not at the last look. What such files gave before stays.
+    /// All that is refused. What such files gave before stays.
+    pub refused: Vec<FolderError>,
+    /// What of that was not refused at the last look.
     pub errors: Vec<FolderError>,
     /// Objects of kinds that are not kept, in all files.
     pub ignored: usize,
@@ -127,14 +129,9 @@ impl Folder {
         &self.path
     }
 
-    /// What is refused as of the last look.
-    pub fn errors(&self) -> impl Iterator<Item = &FolderError> {
-        self.error.iter().chain(self.files.values().filter_map(|file| file.error.as_ref()))
-    }
-
     /// Reads what is new or other than at the last look. Blocks on the file system.
     pub fn look(&mut self) -> Look {
-        let before: Vec<FolderError> = self.errors().cloned().collect();
+        let before = self.refused();
         self.error = None;
         let mut look = Look::default();
         match manifests(&self.path) {
@@ -147,9 +144,14 @@ impl Folder {
             }
             Err(error) => self.error = Some(FolderError::Read { path: self.path.clone(), reason: error.kind() }),
         }
-        look.errors = self.errors().filter(|error| !before.contains(error)).cloned().collect();
+        look.refused = self.refused();
+        look.errors = look.refused.iter().filter(|error| !before.contains(error)).cloned().collect();
         look.ignored = self.files.values().map(|file| file.ignored).sum();
         look
+    }
+
+    fn refused(&self) -> Vec<FolderError> {
+        self.error.iter().chain(self.files.values().filter_map(|file| file.error.as_ref())).cloned().collect()
     }
 
     fn read(&mut self, names: BTreeSet<OsString>) -> Vec<Change> {
@@ -217,13 +219,6 @@ impl Folder {
             by_name.insert(reference, (object, line));
         }
         Ok((by_name, ignored))
-    }
-}
-
-impl Look {
-    /// Whether there is nothing to tell.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.errors.is_empty()
     }
 }
 

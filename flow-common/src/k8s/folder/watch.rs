@@ -21,12 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// And from time to time in any case: files may be links to what is elsewhere, and the kernel's events may be lost.
 const ANYWAY: Duration = Duration::from_secs(30);
 
-/// Looks at the folder now and whenever it changes, and hands on what was found; the first look always, later ones if there is something to
-/// tell. Returns when nobody listens any more.
+/// Looks at the folder now and whenever it changes, and hands on looks that found something new: other objects, or something else to
+/// refuse. Returns when nobody listens any more.
 pub async fn run(mut folder: Folder, output: mpsc::Sender<Look>) {
     let changed = Arc::new(Notify::new());
     let mut watcher = FolderWatcher::new(&changed);
-    let mut first = true;
+    let mut refused = Vec::new();
     loop {
         // Watched before it is read, so that no change falls between.
         watcher.watch(folder.path());
@@ -38,10 +38,12 @@ pub async fn run(mut folder: Folder, output: mpsc::Sender<Look>) {
         let Ok((same, look)) = looked.await else { return };
         folder = same;
         tracing::debug!(folder = %folder.path().display(), changes = look.changes.len(), ignored = look.ignored, "looked at manifests");
-        if (first || !look.is_empty()) && output.send(look).await.is_err() {
-            return;
+        if !look.changes.is_empty() || look.refused != refused {
+            refused.clone_from(&look.refused);
+            if output.send(look).await.is_err() {
+                return;
+            }
         }
-        first = false;
         tokio::select! {
             () = changed.notified() => settled(&changed).await,
             () = sleep(ANYWAY) => {}
