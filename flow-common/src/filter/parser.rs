@@ -298,7 +298,7 @@ impl Parser {
         self.advance();
         if let Form::Number(units) = field.row().form
             && !quoted
-            && text.ends_with(|c: char| c.is_ascii_digit())
+            && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
             && units.names().next().is_some()
         {
             self.expected.push(Expected::Unit(field));

@@ -425,3 +425,39 @@ proptest! {
         prop_assert_eq!(evaluate::glob_is(&glob, &text), regex.is_match(&text));
     }
 }
+
+/// The blocks of one language in docs/filters.md.
+fn examples(language: &str) -> Vec<&'static str> {
+    let blocks = include_str!("../../../docs/filters.md").split("\n```").skip(1).step_by(2);
+    blocks.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_filters() {
+    let filters: Vec<&str> = examples("filter").into_iter().flat_map(str::lines).collect();
+    assert!(filters.len() > 20, "{filters:?}");
+    for text in filters {
+        assert!(Filter::parse(text).is_ok(), "{text}: {:?}", Filter::parse(text).map_err(|error| error.to_string()));
+    }
+    assert_eq!(Filter::parse("NS=a :443").unwrap().to_string(), "ns = a and port = 443");
+}
+
+#[test]
+fn the_mistakes_of_the_documentation_are_told_so() {
+    let mistakes: Vec<&str> = examples("mistake").into_iter().flat_map(|block| block.split("\n\n")).collect();
+    assert_eq!(mistakes.len(), 4);
+    for mistake in mistakes {
+        let (text, told) = mistake.split_once('\n').unwrap();
+        assert_eq!(Filter::parse(text).unwrap_err().to_string(), told);
+    }
+}
+
+#[test]
+fn the_documentation_names_every_field_and_value() {
+    let text = include_str!("../../../docs/filters.md");
+    let values = |field: &str| complete(&format!("{field} = "), 99).candidates;
+    let values = ["verdict", "type", "kind", "reason", "proto"].into_iter().flat_map(values);
+    for word in field::names().map(str::to_owned).chain(values) {
+        assert!(text.contains(&format!("`{word}`")), "{word}");
+    }
+}

@@ -208,6 +208,13 @@ fn what_is_wrong_is_told_with_its_line() {
     insta::assert_snapshot!(said.join("\n"));
 }
 
+#[test]
+fn the_example_of_the_documentation_is_a_manifest() {
+    let text = include_str!("../../../../docs/kubernetes.md");
+    let example = text.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert_eq!(names(&yaml(example).unwrap()), ["1 Pod office/printer"]);
+}
+
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in any::<String>(), cut in 0..POD.len(), end in 0..POD.len()) {
