@@ -16,6 +16,8 @@ mod attribute;
 mod message;
 mod request;
 pub mod switches;
+#[cfg(test)]
+mod tests;
 
 pub use request::Scope;
 

@@ -232,7 +232,7 @@ impl Tracking {
                 Ok(()) => self.lost = false,
                 Err(error) => faults.push(error.to_string()),
             }
-            table.end_dump(now);
+            table.end_dump(!self.lost, now);
         }
     }
 

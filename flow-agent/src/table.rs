@@ -230,10 +230,12 @@ impl Table {
         self.track(entry, self.first_dump, now);
     }
 
-    /// Ends the dump: connections that it did not have are over.
-    pub fn end_dump(&mut self, now: Timestamp) {
-        self.end_unmarked(now);
-        self.first_dump = false;
+    /// Ends the dump. If it is `whole`, connections that it did not have are over.
+    pub fn end_dump(&mut self, whole: bool, now: Timestamp) {
+        if whole {
+            self.end_unmarked(now);
+            self.first_dump = false;
+        }
     }
 
     /// Takes in connection tracking's events, in order.

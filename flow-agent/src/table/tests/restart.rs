@@ -17,7 +17,7 @@ fn restarted(entry: Entry) -> Simulation {
     let now = sim.time();
     sim.table.begin_dump();
     sim.table.feed_dump(&entry, now);
-    sim.table.end_dump(now);
+    sim.table.end_dump(true, now);
     sim
 }
 
@@ -128,7 +128,7 @@ fn a_new_dump_tells_what_lost_messages_said() {
     let now = sim.time();
     sim.table.begin_dump();
     sim.table.feed_dump(&tracked(service, reply, 4), now);
-    sim.table.end_dump(now);
+    sim.table.end_dump(true, now);
     sim.tick();
     let ended = sim.record();
     assert_eq!((ended.head.dst_port, ended.head.end_reason), (5432, EndReason::End));
