@@ -161,3 +161,83 @@ fn give_up(name: Name, queue: &Receiver, metrics: &SinkMetrics) {
         tracing::warn!("sink {name}: {lost} flows are lost with the end of the process");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{aggregate::testing::batch_of, metrics::Metrics};
+    use prometheus_client::registry::Registry;
+    use std::sync::{Arc, Mutex};
+
+    /// A destination that is away at first and lost in the middle of a batch.
+    struct Fickle {
+        /// Attempts that fail before the first success.
+        away: u32,
+        /// Deliveries left until it is lost, once.
+        until_lost: Option<u32>,
+        delivered: Arc<Mutex<Vec<u16>>>,
+    }
+
+    impl Sink for Fickle {
+        async fn open(&mut self) -> Result<(), SinkError> {
+            match self.away.checked_sub(1) {
+                None => Ok(()),
+                Some(left) => {
+                    self.away = left;
+                    Err(SinkError::Lost(io::ErrorKind::ConnectionRefused.into()))
+                }
+            }
+        }
+
+        async fn deliver(&mut self, batch: &Batch, from: usize) -> Delivery {
+            let lost = self.until_lost.is_some_and(|left| left == 0);
+            self.until_lost = if lost { None } else { self.until_lost.map(|left| left - 1) };
+            let through = if lost { from + 1 } else { batch.len() };
+            let flows = batch.iter().filter_map(|joined| joined.decode()).map(|flow| flow.head.src_port);
+            self.delivered.lock().unwrap().extend(flows.take(through).skip(from));
+            let error = lost.then(|| SinkError::Lost(io::ErrorKind::BrokenPipe.into()));
+            Delivery { through, refused: 0, error }
+        }
+
+        async fn idle(&mut self) -> Result<(), SinkError> {
+            std::future::pending().await
+        }
+
+        async fn close(&mut self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_sink_goes_on_where_it_was() {
+        let metrics = Metrics::new(&mut Registry::default()).sink("test");
+        let delivered = Arc::new(Mutex::new(Vec::new()));
+        let (queue, receiver) = Queue::new(1_000);
+        let sink = Fickle { away: 3, until_lost: Some(1), delivered: delivered.clone() };
+        let running = tokio::spawn(run(Name("test"), sink, receiver, metrics.clone()));
+        let begin = tokio::time::Instant::now();
+        for _ in 0..3 {
+            assert_eq!(queue.put(Arc::new(batch_of(3))), 0);
+        }
+        while metrics.delivered.get() < 9 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(queue);
+        running.await.unwrap();
+        assert_eq!(*delivered.lock().unwrap(), [1, 2, 3, 1, 2, 3, 1, 2, 3]);
+        assert_eq!(metrics.failures.get(), 4);
+        let waited = begin.elapsed().as_secs();
+        assert_eq!(waited, 1 + 2 + 4 + 1, "back-off while it is away, from the start after a success");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_is_away_at_the_end_is_given_up_and_counted() {
+        let metrics = Metrics::new(&mut Registry::default()).sink("test");
+        let (queue, receiver) = Queue::new(1_000);
+        let sink = Fickle { away: u32::MAX, until_lost: None, delivered: Arc::default() };
+        let running = tokio::spawn(run(Name("test"), sink, receiver, metrics.clone()));
+        queue.put(Arc::new(batch_of(7)));
+        tokio::task::yield_now().await;
+        drop(queue);
+        running.await.unwrap();
+        assert_eq!((metrics.delivered.get(), metrics.dropped.get()), (0, 7));
+    }
+}

@@ -6,7 +6,7 @@
 use super::{
     Counts, Settings,
     encode::Batch,
-    flow::{Exporter, Flow, Numbers, Told},
+    flow::{Exporter, Flow, Numbers, Side, Told},
     key::{Addr, Client, Key},
     nodes::Nodes,
     rules::{Outcome, Relation},
@@ -272,7 +272,7 @@ impl<A: Addr> Flows<A> {
     /// Decides whether the flow is complete, and has it exported if it just became so or is over.
     fn judge(&mut self, slot: u32, side: usize, fresh: bool, item: &Item<'_, A>, nodes: &Nodes, now: u32) {
         let Some(flow) = self.slab.at_mut(slot) else { return };
-        let both = flow.sides.iter().all(|side| side.is_known());
+        let both = flow.sides.iter().all(Side::is_known);
         let half = Half {
             facts: self.tails.facts(flow.sides[side].tail),
             status: flow.sides[side].status,

@@ -48,7 +48,10 @@ struct Served {
 
 /// Named conditions that must all hold before the program is ready.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<Vec<(&'static str, Option<String>)>>>);
+pub struct Readiness(Arc<Mutex<Vec<State>>>);
+
+/// A condition's name, and why it does not hold.
+type State = (&'static str, Option<String>);
 
 /// One condition; it does not hold until it is said to.
 #[derive(Clone, Debug)]
@@ -89,7 +92,7 @@ impl Readiness {
     }
 
     /// A panic of another holder cannot leave a half-written entry.
-    fn conditions(&self) -> MutexGuard<'_, Vec<(&'static str, Option<String>)>> {
+    fn conditions(&self) -> MutexGuard<'_, Vec<State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

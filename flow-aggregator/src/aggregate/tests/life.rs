@@ -28,7 +28,7 @@ fn the_end_from_both_sides_is_exported_at_once_and_leaves_a_tombstone() {
 fn the_spools_repeats_find_the_tombstone_until_it_is_gone() {
     let mut table = table();
     let last = over(external(5, 10));
-    table.hear(NODE_A, &[last.clone()], 0);
+    table.hear(NODE_A, std::slice::from_ref(&last), 0);
     assert_eq!(table.exports().len(), 1);
     table.hear(NODE_A, &[last.clone(), last.clone()], 90);
     assert_eq!((table.counts().repeated, table.fill().flows, table.exports().len()), (2, 0, 0));
