@@ -45,6 +45,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(u64);
 
+impl SessionId {
+    /// A number that was never given before.
+    pub fn next() -> SessionId {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        SessionId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// What the collector hands on.
 #[derive(Debug)]
 pub enum Input {
@@ -169,7 +177,7 @@ impl Collector {
         let entry = peers.entry(peer).or_insert((SessionId(0), now));
         entry.1 = now;
         if entry.0 == SessionId(0) {
-            entry.0 = next_session();
+            entry.0 = SessionId::next();
             self.metrics.accepted.inc();
             self.metrics.sessions.inc();
             let opened = Input::Opened { session: entry.0, peer: peer.ip(), datagrams: true, close: None };
@@ -213,7 +221,7 @@ impl StreamSession {
         };
         self.metrics.accepted.inc();
         self.metrics.sessions.inc();
-        let session = next_session();
+        let session = SessionId::next();
         tracing::info!("exporter {peer} connected");
         match self.serve(session, incoming).await {
             Ok(()) => tracing::info!("exporter {peer} closed its connection"),
@@ -279,11 +287,6 @@ fn whole_messages(bytes: &[u8]) -> Result<usize, MessageError> {
         whole += length;
     }
     Ok(whole)
-}
-
-fn next_session() -> SessionId {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    SessionId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ enum What {
     Packet,
     /// IPFIX: records encoded and decoded a second beside a field-by-field codec's.
     Codec,
+    /// The aggregate in memory: CPU a record, memory a flow.
+    Aggregate,
     /// The agent as shipped: CPU a record from map to socket, memory, new flows. Needs root.
     Agent,
 }
@@ -30,6 +32,7 @@ impl What {
         match self {
             What::Packet => ("flow-agent", "packet"),
             What::Codec => ("flow-common", "codec"),
+            What::Aggregate => ("flow-aggregator", "aggregate"),
             What::Agent => ("flow-agent", "agent"),
         }
     }

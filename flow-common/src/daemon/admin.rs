@@ -48,10 +48,10 @@ struct Served {
 
 /// Named conditions that must all hold before the program is ready.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<Vec<State>>>);
+pub struct Readiness(Arc<Mutex<Vec<Named>>>);
 
 /// A condition's name, and why it does not hold.
-type State = (&'static str, Option<String>);
+type Named = (&'static str, Option<String>);
 
 /// One condition; it does not hold until it is said to.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ impl Readiness {
     }
 
     /// A panic of another holder cannot leave a half-written entry.
-    fn conditions(&self) -> MutexGuard<'_, Vec<State>> {
+    fn conditions(&self) -> MutexGuard<'_, Vec<Named>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
