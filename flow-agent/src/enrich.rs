@@ -13,6 +13,9 @@ use crate::table::{Ends, Update};
 
 mod names;
 
+#[cfg(test)]
+mod tests;
+
 use names::{Names, Tails};
 
 /// A flow record as it is exported: numbers, and the names as they stand on the wire.
