@@ -6,17 +6,21 @@
 use std::path::Path;
 use std::{env, fs, io};
 
+/// The programs, and what the benchmark compares them with.
+const OBJECTS: [&str; 2] = ["flow-ebpf.o", "textbook.o"];
+
 fn main() -> io::Result<()> {
-    let object =
-        Path::new(&env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join("../target/ebpf/flow-ebpf.o");
-    if !object.exists() {
-        // It must exist for cargo to notice when it changes.
-        if let Some(folder) = object.parent() {
-            fs::create_dir_all(folder)?;
+    let variable = |name| env::var(name).map_err(io::Error::other);
+    let (from, to) = (Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../target/ebpf"), variable("OUT_DIR")?);
+    for name in OBJECTS {
+        let object = from.join(name);
+        if !object.exists() {
+            // It must exist for cargo to notice when it changes.
+            fs::create_dir_all(&from)?;
+            fs::write(&object, [])?;
         }
-        fs::write(&object, [])?;
+        println!("cargo::rerun-if-changed={}", object.display());
+        fs::copy(&object, Path::new(&to).join(name))?;
     }
-    println!("cargo::rerun-if-changed={}", object.display());
-    fs::copy(&object, Path::new(&env::var("OUT_DIR").map_err(io::Error::other)?).join("flow-ebpf.o"))?;
     Ok(())
 }

@@ -34,21 +34,69 @@ pub struct Key6 {
     pub scope: [u8; 3],
 }
 
+impl Key4 {
+    /// A key from its words: `ports` are both ports as they stand in memory.
+    ///
+    /// Keys are made of whole words: the kernel side's compiler turns odd bytes into calls of `memset` and `memcpy`, a byte at
+    /// a time.
+    #[inline(always)]
+    pub const fn new(addr: [u32; 2], ports: u32, protocol: u8) -> Self {
+        Self::from_words([addr[0], addr[1], ports, protocol as u32])
+    }
+
+    #[inline(always)]
+    const fn from_words(words: [u32; 4]) -> Self {
+        // SAFETY: of one size, integers without padding; 16 bytes on both sides.
+        unsafe { core::mem::transmute::<[u32; 4], Self>(words) }
+    }
+
+    #[inline(always)]
+    const fn words(self) -> [u32; 4] {
+        // SAFETY: as above.
+        unsafe { core::mem::transmute::<Self, [u32; 4]>(self) }
+    }
+}
+
 impl From<Key4> for Key6 {
     /// The form an [`Event`] carries an IPv4 key in: addresses in the first half of each end.
     #[inline(always)]
     fn from(key: Key4) -> Self {
-        let [low, high] = key.addr;
-        Self { addr: [[low as u64, 0], [high as u64, 0]], port: key.port, protocol: key.protocol, scope: key.scope }
+        let [low, high, ports, protocol] = key.words();
+        Self::from_words([low as u64, 0, high as u64, 0, ports as u64 | (protocol as u64) << 32])
     }
 }
 
 impl Key6 {
+    /// A key from its words, as [`Key4::new`].
+    #[inline(always)]
+    pub const fn new(addr: [[u64; 2]; 2], ports: u32, protocol: u8) -> Self {
+        let [[a, b], [c, d]] = addr;
+        Self::from_words([a, b, c, d, ports as u64 | (protocol as u64) << 32])
+    }
+
     /// The IPv4 key of an [`Event`] whose family is 4.
     #[inline(always)]
     pub const fn to_key4(&self) -> Key4 {
-        let [[low, _], [high, _]] = self.addr;
-        Key4 { addr: [low as u32, high as u32], port: self.port, protocol: self.protocol, scope: self.scope }
+        let [low, _, high, _, tail] = self.words();
+        Key4::from_words([low as u32, high as u32, tail as u32, (tail >> 32) as u32])
+    }
+
+    /// Both ports as they stand in memory.
+    #[inline(always)]
+    pub const fn ports(&self) -> u32 {
+        self.words()[4] as u32
+    }
+
+    #[inline(always)]
+    const fn from_words(words: [u64; 5]) -> Self {
+        // SAFETY: of one size, integers without padding; 40 bytes on both sides.
+        unsafe { core::mem::transmute::<[u64; 5], Self>(words) }
+    }
+
+    #[inline(always)]
+    const fn words(&self) -> [u64; 5] {
+        // SAFETY: as above.
+        unsafe { core::mem::transmute::<Self, [u64; 5]>(*self) }
     }
 }
 
@@ -272,6 +320,8 @@ pub const SILENCE_MS: u32 = 2_000;
 /// How long a first fragment names the flow of the later ones.
 pub const FRAGMENTS_NS: u64 = 30_000_000_000;
 
+// Keys are put together from words.
+const _: () = assert!(cfg!(target_endian = "little"));
 const _: () = assert!(size_of::<Key4>() == 16 && size_of::<Key6>() == 40);
 const _: () = assert!(size_of::<Direction>() == 48 && size_of::<Flow>() == 144 && size_of::<Event>() == 192);
 const _: () = assert!(size_of::<HookCounters>() == 16 + 8 + 16 + 16 * Reason::ALL.len() + 24);

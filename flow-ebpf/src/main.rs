@@ -14,6 +14,8 @@ mod maps;
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod words;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

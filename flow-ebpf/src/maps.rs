@@ -67,12 +67,14 @@ static SILENCE: u32 = 500;
 pub(crate) struct FirstFragment {
     /// When it passed, on the monotonic clock.
     pub(crate) at_ns: u64,
-    /// [`Key4::port`].
-    pub(crate) port: [u16; 2],
+    /// Both ports of the key, as they stand in memory.
+    pub(crate) ports: u32,
     /// Protocol behind the extension headers.
-    pub(crate) protocol: u16,
+    pub(crate) protocol: u8,
     /// Index of its direction.
-    pub(crate) direction: u16,
+    pub(crate) direction: u8,
+    /// 0: a value has no padding.
+    pub(crate) spare: u16,
 }
 
 /// [`SILENCE`] as the loader set it.

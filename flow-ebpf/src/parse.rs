@@ -62,6 +62,8 @@ pub struct Packet {
     pub bytes: u32,
     /// TCP flags; 0 for other protocols.
     pub flags: u32,
+    /// Protocol number behind the extension headers, as in the key.
+    pub protocol: u8,
     /// Offset of the transport header.
     pub transport: u32,
     /// Offset of the first byte behind the packet.
@@ -179,12 +181,11 @@ pub fn plain4<L: Load>(load: &L, link: u32, length: u32) -> Option<Plain<Key4>> 
     }
     let transport = link.wrapping_add(20);
     let flags = plain_flags(load, ip.protocol, transport, bytes.wrapping_sub(20), bytes >= 28)?;
-    let [src_port, dst_port] = header.ports;
-    let reversed = ip.src > ip.dst || (ip.src == ip.dst && src_port > dst_port);
+    let reversed = ip.src > ip.dst || (ip.src == ip.dst && source(header.ports) > destination(header.ports));
     let key = if reversed {
-        Key4 { addr: [ip.dst, ip.src], port: [dst_port, src_port], protocol: ip.protocol, scope: [0; 3] }
+        Key4::new([ip.dst, ip.src], swapped(header.ports), ip.protocol)
     } else {
-        Key4 { addr: [ip.src, ip.dst], port: [src_port, dst_port], protocol: ip.protocol, scope: [0; 3] }
+        Key4::new([ip.src, ip.dst], header.ports, ip.protocol)
     };
     Some(Plain { key, reversed, bytes, flags, transport })
 }
@@ -201,14 +202,33 @@ pub fn plain6<L: Load>(load: &L, link: u32, length: u32) -> Option<Plain<Key6>> 
     }
     let transport = link.wrapping_add(40);
     let flags = plain_flags(load, ip.next, transport, payload, payload >= 8)?;
-    let [src_port, dst_port, ..] = header.ports;
-    let reversed = above6(&ip.src, &ip.dst, src_port, dst_port);
+    let [ports, _] = header.ports;
+    let reversed = above6(&ip.src, &ip.dst, source(ports), destination(ports));
     let key = if reversed {
-        Key6 { addr: [ip.dst, ip.src], port: [dst_port, src_port], protocol: ip.next, scope: [0; 3] }
+        Key6::new([ip.dst, ip.src], swapped(ports), ip.next)
     } else {
-        Key6 { addr: [ip.src, ip.dst], port: [src_port, dst_port], protocol: ip.next, scope: [0; 3] }
+        Key6::new([ip.src, ip.dst], ports, ip.next)
     };
     Some(Plain { key, reversed, bytes, flags, transport })
+}
+
+/// The source port of a pair as loaded.
+#[inline(always)]
+fn source(ports: u32) -> u16 {
+    let [a, b, _, _] = ports.to_ne_bytes();
+    u16::from_ne_bytes([a, b])
+}
+
+/// The destination port of a pair as loaded.
+#[inline(always)]
+fn destination(ports: u32) -> u16 {
+    source(swapped(ports))
+}
+
+/// The pair the other way round.
+#[inline(always)]
+fn swapped(ports: u32) -> u32 {
+    ports.rotate_left(16)
 }
 
 /// Flags of a whole TCP header, 0 for a whole UDP one, none for everything else.
@@ -249,7 +269,7 @@ fn ipv4<L: Load>(load: &L, frame: Frame, offset: u32, into: &mut Packet) -> Resu
     into.bytes = bytes;
     into.end = offset.wrapping_add(bytes);
     into.transport = offset.wrapping_add(header);
-    into.key.protocol = ip.protocol;
+    into.protocol = ip.protocol;
     into.datagram.src = [u64::from(ip.src), 0];
     into.datagram.dst = [u64::from(ip.dst), 0];
     into.datagram.id = u32::from(ip.id);
@@ -280,7 +300,7 @@ fn ipv6<L: Load>(load: &L, frame: Frame, offset: u32, into: &mut Packet) -> Resu
     into.bytes = bytes;
     into.end = offset.wrapping_add(bytes);
     into.transport = offset.wrapping_add(40);
-    into.key.protocol = ip.next;
+    into.protocol = ip.next;
     into.datagram.src = ip.src;
     into.datagram.dst = ip.dst;
     into.datagram.id = 0;
@@ -295,7 +315,7 @@ fn ipv6<L: Load>(load: &L, frame: Frame, offset: u32, into: &mut Packet) -> Resu
 #[inline(always)]
 fn extensions<L: Load>(load: &L, into: &mut Packet) -> Result<(), Refusal> {
     for _ in 0..EXTENSIONS {
-        let next = into.key.protocol;
+        let next = into.protocol;
         if !is_extension(next) || into.fragment == Fragment::Later {
             return Ok(());
         }
@@ -307,7 +327,7 @@ fn extensions<L: Load>(load: &L, into: &mut Packet) -> Result<(), Refusal> {
             _ => units.wrapping_add(1).wrapping_mul(8),
         };
         into.transport = into.transport.wrapping_add(size);
-        into.key.protocol = header.next;
+        into.protocol = header.next;
         if into.transport > into.end {
             return Err(Refusal::Malformed);
         }
@@ -316,7 +336,7 @@ fn extensions<L: Load>(load: &L, into: &mut Packet) -> Result<(), Refusal> {
             into.fragment = if header.fragment & OFFSET6 != 0 { Fragment::Later } else { Fragment::First };
         }
     }
-    if is_extension(into.key.protocol) && into.fragment != Fragment::Later {
+    if is_extension(into.protocol) && into.fragment != Fragment::Later {
         return Err(Refusal::Unsupported);
     }
     Ok(())
@@ -332,19 +352,19 @@ fn is_extension(protocol: u8) -> bool {
 fn ends<L: Load>(load: &L, into: &mut Packet) {
     let transport = match into.fragment {
         Fragment::Later => Transport::NONE,
-        _ => Transport::load(load, into.family, into.key.protocol, into.transport, into.end),
+        _ => Transport::load(load, into.family, into.protocol, into.transport, into.end),
     };
     let (src, dst) = (into.datagram.src, into.datagram.dst);
-    let [src_port, dst_port] = transport.ports;
+    let ports = transport.ports;
     let reversed = match transport.query {
         Some(reply) if src == dst => reply,
         Some(_) => above6(&src, &dst, 0, 0),
-        None => above6(&src, &dst, src_port, dst_port),
+        None => above6(&src, &dst, source(ports), destination(ports)),
     };
-    into.key.addr = if reversed { [dst, src] } else { [src, dst] };
+    let addr = if reversed { [dst, src] } else { [src, dst] };
     // An ICMP identifier and type belong to no end.
-    into.key.port = if reversed && transport.query.is_none() { [dst_port, src_port] } else { [src_port, dst_port] };
-    into.key.scope = [0; 3];
+    let ports = if reversed && transport.query.is_none() { swapped(ports) } else { ports };
+    into.key = Key6::new(addr, ports, into.protocol);
     into.direction = u32::from(reversed);
     into.flags = transport.flags;
     into.state = match transport.query {
@@ -395,7 +415,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
 #[derive(Clone, Copy)]
 struct Ipv4Ports {
     ip: Ipv4,
-    ports: [u16; 2],
+    ports: u32,
 }
 
 #[repr(C)]
@@ -414,8 +434,8 @@ struct Ipv6 {
 #[derive(Clone, Copy)]
 struct Ipv6Ports {
     ip: Ipv6,
-    // Four of them to be free of padding; with UDP's and TCP's shortest header they are there.
-    ports: [u16; 4],
+    // Two pairs to be free of padding; with UDP's and TCP's shortest header they are there.
+    ports: [u32; 2],
 }
 
 /// First eight bytes of any extension header; `fragment` and `id` mean that only in a fragment header.

@@ -11,8 +11,8 @@ use std::os::fd::BorrowedFd;
 
 /// Ticks a second that kernels are built with.
 const RATES: [u64; 4] = [100, 250, 300, 1_000];
-/// How long to watch: two ticks of the slowest kernel.
-const WATCH_NS: u64 = 22_000_000;
+/// How long to watch: so long that no two rates can be taken for each other, whatever part of a tick is cut off at both ends.
+const WATCH_NS: u64 = 50_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// The tick's length, and when tick 0 of the present count began on the monotonic clock.
@@ -36,9 +36,7 @@ impl Tick {
 
     /// From pairs of tick and nanoseconds, in order.
     fn of(readings: &[[u64; 2]]) -> Option<Self> {
-        let edges: Vec<[u64; 2]> =
-            readings.windows(2).filter(|pair| pair[0][0] != pair[1][0]).map(|pair| pair[1]).collect();
-        let ([first_tick, first_ns], [last_tick, last_ns]) = (*edges.first()?, *edges.last()?);
+        let ([first_tick, first_ns], [last_tick, last_ns]) = (*readings.first()?, *readings.last()?);
         let length = last_ns.checked_sub(first_ns)?.checked_div(last_tick.checked_sub(first_tick)?)?;
         let length_ns = RATES.map(|rate| SECOND_NS / rate).into_iter().min_by_key(|tick| tick.abs_diff(length))?;
         // A reading lies within its tick, so the tick began at the latest then.
@@ -86,16 +84,31 @@ fn now(clock: ClockId) -> u64 {
 mod tests {
     use super::*;
 
+    /// Readings of a kernel with this rate whose tick 4,294,967,290 (before the low half wraps) began at 1,000,000 ns.
+    fn reading(rate: u64, ns: u64) -> [u64; 2] {
+        [4_294_967_290 + (ns - 1_000_000) / (SECOND_NS / rate), ns]
+    }
+
     #[test]
     fn readings_give_tick_and_origin() {
-        // 250 a second; tick 4,294,967,290 (before the low half wraps) began at 1,000,000 ns.
-        let at = |ns: u64| [4_294_967_290 + (ns - 1_000_000) / 4_000_000, ns];
-        let readings: Vec<_> = (0..4_000).map(|n| at(2_000_000 + n * 7_001)).collect();
-        let tick = Tick::of(&readings).expect("it advances");
-        assert_eq!(tick.length_ns, 4_000_000);
-        let began = tick.origin_ns + 4_000_000 * 4_294_967_290;
-        assert!((1_000_000..1_010_000).contains(&began), "{began}");
-        assert_eq!(tick.ticks(2_000), 500);
+        for rate in RATES {
+            let readings: Vec<_> = (0..=8_000).map(|n| reading(rate, 2_000_000 + n * 7_001)).collect();
+            let tick = Tick::of(&readings).expect("it advances");
+            assert_eq!(tick.length_ns, SECOND_NS / rate);
+            let began = tick.origin_ns + (tick.length_ns * 4_294_967_290).cast_signed();
+            assert!((1_000_000..1_010_000).contains(&began), "{began}");
+            assert_eq!(u64::from(tick.ticks(2_000)), 2 * rate);
+        }
+    }
+
+    #[test]
+    fn two_readings_are_enough_for_the_rate() {
+        for rate in RATES {
+            for first in (2_000_000..15_000_000).step_by(100_000) {
+                let tick = Tick::of(&[reading(rate, first), reading(rate, first + WATCH_NS)]);
+                assert_eq!(tick.map(|tick| tick.length_ns), Some(SECOND_NS / rate));
+            }
+        }
     }
 
     #[test]

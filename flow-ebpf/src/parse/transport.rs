@@ -15,7 +15,7 @@ const UDP_LITE: u8 = 136;
 #[derive(Clone, Copy, Debug)]
 pub struct Transport {
     /// Source and destination port as loaded; ICMP: identifier, then type * 256 + code of the request.
-    pub ports: [u16; 2],
+    pub ports: u32,
     /// TCP flags.
     pub flags: u32,
     /// ICMP: whether it is an answer; its ports belong to no end.
@@ -26,7 +26,7 @@ pub struct Transport {
 
 impl Transport {
     /// Of a packet without ports.
-    pub const NONE: Self = Self { ports: [0; 2], flags: 0, query: None, answers: false };
+    pub const NONE: Self = Self { ports: 0, flags: 0, query: None, answers: false };
 
     /// Reads it.
     #[inline(always)]
@@ -57,8 +57,9 @@ impl Transport {
             _ => 0,
         };
         let of = requested.unwrap_or(kind);
-        let port = (u16::from(of) << 8 | u16::from(code)).to_be();
-        Self { ports: [id, port], flags: 0, query: Some(of != kind), answers: requested.is_some() }
+        let [low, high] = id.to_ne_bytes();
+        let ports = u32::from_ne_bytes([low, high, of, code]);
+        Self { ports, flags: 0, query: Some(of != kind), answers: requested.is_some() }
     }
 }
 
@@ -95,7 +96,7 @@ pub(super) fn tcp_flags<L: Load>(load: &L, offset: u32) -> Option<u32> {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Ports {
-    ports: [u16; 2],
+    ports: u32,
 }
 
 #[repr(C)]

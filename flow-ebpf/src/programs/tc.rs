@@ -5,6 +5,7 @@
 
 use crate::maps::{COUNTERS, ETHERTYPES, FLOWS4, FLOWS6, SCRATCH, SLOT_OF};
 use crate::packet::{Direct, Whole};
+use crate::words;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::classifier;
@@ -75,8 +76,6 @@ pub(crate) struct Passing {
     transport: u32,
     /// Offset behind the packet.
     end: u32,
-    /// State of a flow that begins with it.
-    state: u32,
     /// Index of its direction.
     direction: u32,
 }
@@ -94,54 +93,66 @@ fn run<const POINT: u32, const LINK: u32>(skb: *mut __sk_buff) {
         (*hook).segments += if segments == 0 { 1 } else { segments as u64 };
     }
     let load = Direct::new(skb);
+    // The key alone must lie in memory: taken out of the rest, the rest stays in registers.
     if protocol == parse::IPV4
         && let Some(plain) = parse::plain4(&load, LINK, length)
     {
-        let passing = plain_passing::<_, LINK>(point, &plain);
+        let (key, passing) = (plain.key, Passing::plain(point, LINK, &plain));
         // SAFETY: as above.
-        unsafe { (*hook).seen.bytes += plain.bytes as u64 };
-        match FLOWS4.get_ptr_mut(&plain.key) {
+        unsafe { (*hook).seen.bytes += passing.bytes as u64 };
+        match FLOWS4.get_ptr_mut(&key) {
             // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones.
-            Some(flow) => unsafe { count(skb, hook, &passing, flow, &plain.key, 4) },
-            None => begin(skb, hook, &passing, &plain.key, 4),
+            Some(flow) => unsafe { count(skb, hook, passing, flow, &key, 4) },
+            None => begin(skb, hook, passing, &key, 4, tcp::origin(passing.flags, passing.direction != 0)),
         }
         return;
     }
     if protocol == parse::IPV6
         && let Some(plain) = parse::plain6(&load, LINK, length)
     {
-        let passing = plain_passing::<_, LINK>(point, &plain);
+        let (key, passing) = (plain.key, Passing::plain(point, LINK, &plain));
         // SAFETY: as above.
-        unsafe { (*hook).seen.bytes += plain.bytes as u64 };
-        match FLOWS6.get_ptr_mut(&plain.key) {
+        unsafe { (*hook).seen.bytes += passing.bytes as u64 };
+        match FLOWS6.get_ptr_mut(&key) {
             // SAFETY: as above.
-            Some(flow) => unsafe { count(skb, hook, &passing, flow, &plain.key, 6) },
-            None => begin(skb, hook, &passing, &plain.key, 6),
+            Some(flow) => unsafe { count(skb, hook, passing, flow, &key, 6) },
+            None => begin(skb, hook, passing, &key, 6, tcp::origin(passing.flags, passing.direction != 0)),
         }
         return;
     }
     uncommon(skb, hook, point, LINK);
 }
 
-#[inline(always)]
-fn plain_passing<K, const LINK: u32>(point: u32, plain: &Plain<K>) -> Passing {
-    Passing {
-        point,
-        bytes: plain.bytes,
-        flags: plain.flags,
-        transport: plain.transport,
-        end: LINK + plain.bytes,
-        state: tcp::origin(plain.flags, plain.reversed),
-        direction: plain.reversed as u32,
+impl Passing {
+    #[inline(always)]
+    fn plain<K>(point: u32, link: u32, plain: &Plain<K>) -> Self {
+        Self {
+            point,
+            bytes: plain.bytes,
+            flags: plain.flags,
+            transport: plain.transport,
+            end: link + plain.bytes,
+            direction: plain.reversed as u32,
+        }
     }
 }
 
-/// Begins a flow.
+/// Begins a flow in this state.
 #[inline(always)]
-fn begin<K: Copy + Into<Key6>>(skb: *mut __sk_buff, hook: *mut HookCounters, passing: &Passing, key: &K, family: u32) {
+fn begin<K: Copy + Into<Key6>>(
+    skb: *mut __sk_buff,
+    hook: *mut HookCounters,
+    passing: Passing,
+    key: &K,
+    family: u32,
+    state: u32,
+) {
     if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
         // SAFETY: this CPU's scratch.
-        unsafe { (*scratch).passing = *passing };
+        unsafe {
+            (*scratch).passing = passing;
+            (*scratch).event.flow.state = state;
+        }
         stage(key, family);
         insert::first(skb, hook);
     }
@@ -154,7 +165,7 @@ fn stage<K: Copy + Into<Key6>>(key: &K, family: u32) {
         // SAFETY: this CPU's scratch.
         unsafe {
             (*scratch).event.family = family;
-            (*scratch).event.key = (*key).into();
+            words::copy(&(*key).into(), &mut (*scratch).event.key);
         }
     }
 }
@@ -184,7 +195,6 @@ fn uncommon(skb: *mut __sk_buff, hook: *mut HookCounters, point: u32, link: u32)
         flags: packet.flags,
         transport: packet.transport,
         end: packet.end,
-        state: packet.state,
         direction: packet.direction,
     };
     // SAFETY: this CPU's counters.
@@ -193,8 +203,8 @@ fn uncommon(skb: *mut __sk_buff, hook: *mut HookCounters, point: u32, link: u32)
         if packet.family == 4 { FLOWS4.get_ptr_mut(packet.key.to_key4()) } else { FLOWS6.get_ptr_mut(&packet.key) };
     match flow {
         // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones.
-        Some(flow) => unsafe { count(skb, hook, &passing, flow, &packet.key, packet.family) },
-        None => begin(skb, hook, &passing, &packet.key, packet.family),
+        Some(flow) => unsafe { count(skb, hook, passing, flow, &packet.key, packet.family) },
+        None => begin(skb, hook, passing, &packet.key, packet.family, packet.state),
     }
 }
 
@@ -273,7 +283,7 @@ unsafe fn add(counter: *mut u64, by: u64) {
 unsafe fn count<K: Copy + Into<Key6>>(
     skb: *mut __sk_buff,
     hook: *mut HookCounters,
-    passing: &Passing,
+    passing: Passing,
     flow: *mut Flow,
     key: &K,
     family: u32,
@@ -291,7 +301,6 @@ unsafe fn count<K: Copy + Into<Key6>>(
             }
         } else if (*own).pending_packets != FRESH {
             (*own).pending_packets = FRESH;
-            (*own).pending_bytes = 0;
         }
         let awaiting = (*own).awaited != 0 && (*own).flags & ACKED_FIN == 0;
         let mut event = 0;

@@ -1,8 +1,8 @@
-//! The two programs.
+//! The two programs, and the one that drives them and ours.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::maps::{Array, LruHashMap, ProgramArray};
 use aya_ebpf::programs::TcContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
@@ -93,4 +93,34 @@ fn count(key: &Key, bytes: u64) {
             }
         }
     }
+}
+
+/// Programs to measure: [`driver`] runs the first, or the first and the second by turns.
+#[map(name = "targets")]
+static TARGETS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+
+/// Where [`driver`] stands: the flow of the next packet, how many flows there are, how many programs take turns, whose turn it is.
+#[map(name = "course")]
+static COURSE: Array<[u32; 4]> = Array::with_max_entries(1, 0);
+
+/// Makes each packet of a repeated test run one of the next flow, by its source address, and runs a program on it.
+#[classifier]
+fn driver(context: TcContext) -> i32 {
+    let (data, end) = (context.data(), context.data_end());
+    let Some(course) = COURSE.get_ptr_mut(0) else { return -1 };
+    if data + 14 + 20 > end {
+        return -1;
+    }
+    // SAFETY: within the packet, as tested; the map is this program's alone.
+    unsafe {
+        let [flow, flows, programs, turn] = *course;
+        let next_turn = if turn + 1 >= programs { 0 } else { turn + 1 };
+        if next_turn == 0 {
+            (*course)[0] = if flow + 1 >= flows { 0 } else { flow + 1 };
+        }
+        (*course)[3] = next_turn;
+        *((data + 26) as *mut u32) = (0x0a00_0000 | flow).to_be();
+        let _ = TARGETS.tail_call(&context, turn);
+    }
+    -1
 }

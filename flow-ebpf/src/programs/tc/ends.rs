@@ -2,6 +2,7 @@
 
 use crate::maps::{ENDS, EVENTS, SCRATCH, send};
 use crate::packet::Whole;
+use crate::words;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use flow_common::abi::{EVENT_CLOSED, Flow, HookCounters};
@@ -23,7 +24,7 @@ pub(super) unsafe fn emit(flow: *const Flow, kind: u32, hook: *mut HookCounters)
     unsafe {
         let event = &mut (*scratch).event;
         event.kind = kind;
-        event.flow = *flow;
+        words::copy(flow, &mut event.flow);
         if kind == EVENT_CLOSED {
             (*hook).ends_lost += !send(&ENDS, event) as u64;
         } else {

@@ -3,6 +3,7 @@
 use super::{Passing, count, lose, side};
 use crate::maps::{EVENTS, FLOWS4, FLOWS6, SCRATCH, send};
 use crate::packet::Whole;
+use crate::words;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 use flow_common::abi::{EVENT_NEW, FLAG_FIN, FLAG_RST, FRESH, Flow, HookCounters, Reason};
@@ -13,7 +14,7 @@ use flow_ebpf::tcp::{self, Segment};
 pub(super) fn first(skb: *mut __sk_buff, hook: *mut HookCounters) {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's scratch.
-    let (event, passing) = unsafe { (&mut (*scratch).event, &(*scratch).passing) };
+    let (event, passing) = unsafe { (&mut (*scratch).event, (*scratch).passing) };
     event.kind = EVENT_NEW;
     begin(skb, passing, &mut event.flow);
     let inserted = if event.family == 4 {
@@ -38,12 +39,14 @@ pub(super) fn first(skb: *mut __sk_buff, hook: *mut HookCounters) {
 const NO_EXIST: u64 = 1;
 
 #[inline(always)]
-fn begin(skb: *mut __sk_buff, passing: &Passing, flow: &mut Flow) {
+fn begin(skb: *mut __sk_buff, passing: Passing, flow: &mut Flow) {
     // SAFETY: helpers without arguments.
     let (jiffies, now_ns) = unsafe { (bpf_jiffies64() as u32, bpf_ktime_get_ns()) };
-    *flow = Flow::default();
+    let state = flow.state;
+    // SAFETY: this CPU's scratch.
+    unsafe { words::clear(flow) };
     flow.first_ns = now_ns;
-    flow.state = passing.state;
+    flow.state = state;
     // SAFETY: a flow of our own.
     let own = unsafe { &mut *side(flow, passing.direction) };
     own.packets = 1;

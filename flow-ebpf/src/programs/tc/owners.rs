@@ -13,23 +13,29 @@ use flow_ebpf::tcp;
 
 /// Whether a point that does not own the direction counts this packet: because it owns the direction from now on.
 #[inline(always)]
-pub(super) unsafe fn counts(passing: &Passing, flow: *mut Flow, own: *mut Direction, now: u32) -> bool {
+pub(super) unsafe fn counts(passing: Passing, flow: *mut Flow, own: *mut Direction, now: u32) -> bool {
     // SAFETY: the caller's flow.
     unsafe {
         let current = (*own).owner;
         let senior = current != 0 && (!owner::is_pod(passing.point) || owner::is_pod(current));
         let pending = (*own).pending_packets;
-        let silent = now.wrapping_sub((*own).last) >= silence();
-        if !senior || (pending != FRESH && silent) || tcp::reopens(passing.flags, (*flow).state) {
-            return take(own, passing.point, passing.bytes, silent) != 0;
-        }
-        if pending == FRESH {
+        let stays = senior && !tcp::reopens(passing.flags, (*flow).state);
+        if stays && pending == FRESH {
             claim(own, current, passing.point, passing.bytes, now);
-        } else if (*own).candidate == passing.point {
-            atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut (*own).pending_packets, 1);
-            add(&raw mut (*own).pending_bytes, passing.bytes as u64);
+            return false;
         }
-        false
+        let silent = now.wrapping_sub((*own).last) >= silence();
+        if stays && !silent {
+            if (*own).candidate == passing.point {
+                if pending == 0 {
+                    (*own).pending_bytes = 0;
+                }
+                atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut (*own).pending_packets, 1);
+                add(&raw mut (*own).pending_bytes, passing.bytes as u64);
+            }
+            return false;
+        }
+        take(own, passing.point, passing.bytes, silent) != 0
     }
 }
 
@@ -45,8 +51,10 @@ unsafe fn claim(own: *mut Direction, current: u32, point: u32, bytes: u32, now: 
             owner::is_egress(point)
         };
         (*own).candidate = point;
-        (*own).pending_bytes = if counted { 0 } else { bytes as u64 };
         (*own).pending_packets = !counted as u32;
+        if !counted {
+            (*own).pending_bytes = bytes as u64;
+        }
     }
 }
 
