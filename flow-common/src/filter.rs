@@ -102,34 +102,14 @@ pub trait Subject {
 }
 
 impl Filter {
-    /// The filter that holds for everything, as an empty text does.
-    pub const fn everything() -> Self {
-        Self { expression: Expression::All(Vec::new()) }
-    }
-
-    /// Reads a filter.
+    /// Reads a filter; an empty text holds for everything.
     pub fn parse(text: &str) -> Result<Self, Error> {
         Ok(Self { expression: parser::parse(text)? })
-    }
-
-    /// `field = value`, as a flag of a command line says it (`--ns prod`). The value may hold spaces; positions in the error are the value's.
-    pub fn condition(field: &str, value: &str) -> Result<Self, Error> {
-        Ok(Self { expression: parser::parse_condition(field, value)? })
-    }
-
-    /// The filter that holds where both do.
-    pub fn and(self, other: Self) -> Self {
-        Self { expression: Expression::all(vec![self.expression, other.expression]) }
     }
 
     /// Whether it holds for `subject`.
     pub fn matches(&self, subject: &impl Subject) -> bool {
         evaluate::holds(&self.expression, subject)
-    }
-
-    /// Whether it holds for everything.
-    pub fn is_everything(&self) -> bool {
-        matches!(&self.expression, Expression::All(parts) if parts.is_empty())
     }
 }
 

@@ -37,19 +37,6 @@ pub(super) fn parse(text: &str) -> Result<Expression, Error> {
     read(text).map_err(|mistake| mistake.of(text))
 }
 
-/// Reads `field = value`, where the value is all of `value`.
-pub(super) fn parse_condition(name: &str, value: &str) -> Result<Expression, Error> {
-    let (side, field) = field::named(name).ok_or_else(|| field::unknown(name, 0..name.len()).of(name))?;
-    let side = field::check_side(side, field, 0..name.len()).map_err(|mistake| mistake.of(name))?;
-    let written = Written { text: value, quoted: false, bytes: 0..value.len() };
-    let value = match value.len() {
-        0 => Err(Mistake::new(Code::UnexpectedEnd, 0..0).expected(["value"])),
-        _ => value::parse(field, &written),
-    };
-    let condition = Condition::Is(vec![value.map_err(|mistake| mistake.of(written.text))?]);
-    Ok(Expression::Test(Test { side, field, condition }))
-}
-
 /// What could stand behind `text`; none if it is wrong before its end.
 pub(super) fn expected_after(text: &str) -> Option<Vec<Expected>> {
     let mut parser = Parser::new(tokens(text).ok()?);

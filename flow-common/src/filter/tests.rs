@@ -107,22 +107,6 @@ fn quotes_switch_globs_off() {
 }
 
 #[test]
-fn a_flag_of_the_command_line_is_a_condition() {
-    let record = to_service();
-    let filter = Filter::condition("ns", "prod").unwrap().and(Filter::parse("bytes > 1kB or type = intra").unwrap());
-    assert_eq!(filter.to_string(), "ns = prod and (bytes > 1kB or type = intra)");
-    assert!(filter.matches(&FlowView::from(&record)));
-    assert_eq!(Filter::condition("pod", "a b").unwrap().to_string(), "pod = \"a b\"");
-    assert_eq!(
-        Filter::condition("verdict", "denid").unwrap_err().to_string(),
-        "1-5 no such value, did you mean \"denied\"?"
-    );
-    assert_eq!(Filter::condition("verdct", "denied").unwrap_err().code, Code::UnknownField);
-    assert!(Filter::everything().is_everything() && !filter.is_everything());
-    assert_eq!(Filter::everything(), Filter::parse("  ").unwrap());
-}
-
-#[test]
 fn canonical_forms() {
     let forms: Vec<String> = [
         "NOT ns = a  SRC.Pod NOT IN ( a , b ) or has dst.pod",

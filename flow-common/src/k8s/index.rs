@@ -111,8 +111,8 @@ impl Index {
         }
     }
 
-    /// Forgets the addresses that Pods left 5 minutes ago. `apply` and `delete` do so too; to be called now and then where nothing changes.
-    pub fn expire(&mut self, now: Timestamp) {
+    /// Forgets the addresses that Pods left 5 minutes ago. Where nothing changes they stay, which no look-up of a later time sees.
+    fn expire(&mut self, now: Timestamp) {
         if self.tenures.expire(now) {
             self.epoch += 1;
         }
@@ -176,11 +176,6 @@ impl Index {
     /// Whether `addr` is of a network that some Node says it takes its Pods' addresses from. With many CNIs no Node does.
     pub fn in_pod_network(&self, addr: IpAddr) -> bool {
         self.pod_networks.contains(addr.to_canonical())
-    }
-
-    /// The object of that name.
-    pub fn object(&self, reference: &ObjectRef) -> Option<&Object> {
-        self.objects.get(reference)
     }
 
     /// Another number after each change that could change an answer.
