@@ -34,6 +34,8 @@ pub struct KernelConfig {
     pub pods: Vec<String>,
     /// Globs of interface names that are uplinks, whatever they look like; wins over `pods`. `!glob` excludes.
     pub uplinks: Vec<String>,
+    /// How to attach; none: by TCX where the kernel has it, else by clsact.
+    pub attachment: Option<Attachment>,
 }
 
 /// What a load failed at: a sentence with a remedy.
@@ -268,7 +270,7 @@ impl Kernel {
     pub fn load(config: &KernelConfig) -> Result<Self, LoadError> {
         let mut loaded = load::load(config)?;
         let roles = Roles::new(&config.pods, &config.uplinks);
-        let mut interfaces = Interfaces::open(roles, config.max_interfaces).map_err(LoadError::Links)?;
+        let mut interfaces = Interfaces::open(roles, config.max_interfaces, config.attachment).map_err(LoadError::Links)?;
         interfaces.begin(&mut loaded.programs, &loaded.maps).map_err(LoadError::Links)?;
         let capacity = u64::from(config.ring_bytes);
         let rings = ["events", "ends"].map(|name| MapFill { name, used: 0, capacity });

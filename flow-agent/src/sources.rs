@@ -62,6 +62,7 @@ impl Sources {
             ring_bytes: config.ring_bytes,
             pods: config.pods.clone(),
             uplinks: config.uplinks.clone(),
+            attachment: None,
         })?;
         Ok(Self {
             kernel,

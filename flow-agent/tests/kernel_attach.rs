@@ -2,10 +2,13 @@
 //!
 //! Needs root and the built kernel programs; says so where either is missing.
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use flow_agent::kernel::{
-    Attachment, Deleted, Events, InterfaceReport, Kernel, KernelConfig, Role, Slice, SweepProgress,
+    Attachment, Deleted, Events, InterfaceReport, Kernel, KernelConfig, LoadError, Role, Slice, SweepProgress,
 };
 use flow_common::abi::{EVENT_NEW, Reason};
+use std::collections::HashSet;
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -72,15 +75,19 @@ fn run(program: &str, arguments: &str) {
 }
 
 fn load() -> Kernel {
+    Kernel::load(&config(None)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn config(attachment: Option<Attachment>) -> KernelConfig {
     let patterns = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    let config = KernelConfig {
-        max_flows: 1_024,
+    KernelConfig {
+        max_flows: 16_384,
         max_interfaces: 8,
-        ring_bytes: 65_536,
+        ring_bytes: 1 << 20,
         pods: patterns(&["veth*", "!veth-not"]),
         uplinks: patterns(&["up*"]),
-    };
-    Kernel::load(&config).unwrap_or_else(|error| panic!("{error}"))
+        attachment,
+    }
 }
 
 fn report(kernel: &mut Kernel, name: &str) -> Option<InterfaceReport> {
@@ -181,4 +188,133 @@ fn flows_that_are_not_quiet_stay() {
     });
     assert_eq!(kernel.lookup4(&keys[0]).expect("a map"), None);
     drop(lab);
+}
+
+fn chain(interface: &str, hook: TcAttachType) -> Vec<u32> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, hook).expect("kernel 6.6");
+    programs.iter().map(aya::programs::ProgramInfo::id).collect()
+}
+
+#[test]
+fn the_programs_return_to_the_head_of_the_chain() {
+    let lab = Lab::new();
+    lab.pod("veth0", "10.9.0");
+    let mut kernel = load();
+    let chains = || [TcAttachType::Ingress, TcAttachType::Egress].map(|hook| chain("veth0", hook));
+    let alone = chains();
+    assert_eq!(alone.each_ref().map(Vec::len), [1, 1]);
+    // Another agent's programs come before ours.
+    let other = load();
+    let second = chains();
+    for (own, both) in alone.iter().zip(&second) {
+        assert_eq!((both.len(), both.last()), (2, own.first()), "the last to come is the first to run");
+    }
+    lab.until("the first agent's are ahead again", || {
+        kernel.refresh().expect("links can be read");
+        chains().iter().zip(&alone).all(|(both, own)| both.len() == 2 && both.first() == own.first())
+    });
+    run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
+    let report = report(&mut kernel, "veth0").expect("attached");
+    assert_eq!(report.hooks[0].seen.packets, report.link.rx_packets - report.link_base.rx_packets);
+    drop(other);
+    assert_eq!(chains().map(|chain| chain.len()), [1, 1], "programs go with their agent");
+    drop(kernel);
+    assert_eq!(chains().map(|chain| chain.len()), [0, 0]);
+}
+
+#[test]
+fn clsact_serves_where_tcx_does_not_and_leftovers_go() {
+    let lab = Lab::new();
+    lab.pod("veth0", "10.9.0");
+    let clsact = || Kernel::load(&config(Some(Attachment::Clsact))).unwrap_or_else(|error| panic!("{error}"));
+    // An agent that was killed leaves its filters behind.
+    std::mem::forget(clsact());
+    let mut kernel = clsact();
+    assert_eq!(report(&mut kernel, "veth0").expect("named").attachment, Ok(Attachment::Clsact));
+    run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
+    let seen = |kernel: &mut Kernel| report(kernel, "veth0").expect("attached").hooks.map(|hook| hook.seen.packets);
+    assert!(seen(&mut kernel).iter().all(|packets| *packets >= 3));
+    let filters = |hook: &str| {
+        let output = Command::new("tc").args(["filter", "show", "dev", "veth0", hook]).output().expect("iproute2");
+        String::from_utf8_lossy(&output.stdout).matches("direct-action").count()
+    };
+    assert_eq!(["ingress", "egress"].map(filters), [1, 1], "the old ones were removed");
+    drop(kernel);
+    assert_eq!(["ingress", "egress"].map(filters), [0, 0]);
+    drop(lab);
+}
+
+#[test]
+fn a_sweep_gives_every_flow_once() {
+    let lab = Lab::new();
+    lab.pod("veth0", "10.9.0");
+    ip("addr add fd09::1/64 dev veth0 nodad");
+    lab.inside("ip addr add fd09::2/64 dev veth0p nodad");
+    let mut kernel = load();
+    let ports = 1_001..4_001_u16;
+    for (from, to) in [("0.0.0.0:0", "10.9.0.2"), ("[::]:0", "[fd09::2]")] {
+        let socket = UdpSocket::bind(from).expect("a free port");
+        for port in ports.clone() {
+            // Refused ones come back as errors of later sends.
+            while socket.send_to(b"x", format!("{to}:{port}")).is_err() {}
+        }
+    }
+    let mut slice = Slice::default();
+    let (mut four, mut six, mut slices) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let progress = kernel.sweep(1_000, &mut slice).expect("a map");
+        let udp = |protocol: u8, port: [u16; 2]| (protocol == 17).then_some(port.map(u16::from_be));
+        four.extend(slice.keys4.iter().filter_map(|key| udp(key.protocol, key.port)));
+        six.extend(slice.keys6.iter().filter_map(|key| udp(key.protocol, key.port)));
+        assert_eq!((slice.keys4.len(), slice.keys6.len()), (slice.flows4.len(), slice.flows6.len()));
+        slices += 1;
+        if progress == SweepProgress::RoundComplete {
+            break;
+        }
+    }
+    assert!(slices > 4, "{slices}");
+    for seen in [four, six] {
+        let distinct: HashSet<[u16; 2]> = seen.iter().copied().collect();
+        assert_eq!(distinct.len(), seen.len(), "none twice");
+        let asked = |port: &u16| distinct.iter().any(|ports| ports.contains(port));
+        assert!(ports.clone().all(|port| asked(&port)), "none missing");
+    }
+    let fill = kernel.maps();
+    assert!(fill.iter().filter(|map| map.name.starts_with("flows")).all(|map| map.used >= 3_000), "{fill:?}");
+}
+
+#[test]
+fn clocks_agree_with_the_time_of_day() {
+    let lab = Lab::new();
+    lab.pod("veth0", "10.9.0");
+    let mut kernel = load();
+    let wall_ns = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos();
+    let begin = wall_ns();
+    run("ping", "-q -c 1 -W 2 10.9.0.2");
+    let end = wall_ns();
+    let mut events = Events::default();
+    kernel.poll_events(&mut events);
+    let flow = events.started.iter().find(|event| event.key.protocol == 1).expect("the ping").flow;
+    let clock = kernel.clock();
+    // A reading of both clocks takes some time, and a tick is up to 10 ms.
+    let around = begin - 20_000_000..end + 20_000_000;
+    let first = u128::from(clock.monotonic_to_wall_ns(flow.first_ns));
+    assert!(around.contains(&first), "{begin} {first} {end}");
+    let last = u128::from(clock.jiffies_to_wall_ns(flow.direction[flow.originator()].last));
+    assert!(around.contains(&last), "{begin} {last} {end}");
+}
+
+#[test]
+fn a_load_without_rights_says_which_are_missing() {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    // This thread's alone.
+    set_capabilities(None, none).expect("fewer are always allowed");
+    let error = Kernel::load(&config(None)).err().expect("not permitted");
+    assert!(matches!(error, LoadError::NotPermitted), "{error}");
+    assert!(error.to_string().contains("CAP_BPF"), "{error}");
 }

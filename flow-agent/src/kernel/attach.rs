@@ -20,6 +20,7 @@ const HANDLE: u32 = 0xf10;
 /// The programs of one interface, attached.
 pub(super) struct Hooks {
     programs: [&'static str; 2],
+    ids: [u32; 2],
     links: Links,
 }
 
@@ -52,37 +53,24 @@ const HOOKS: [TcxHook; 2] = [TcxHook::Ingress, TcxHook::Egress];
 const TC_HOOKS: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
 
 impl Hooks {
-    /// Attaches both hooks of an interface.
-    pub(super) fn attach(programs: &mut Ebpf, link: &Link, role: Role, ethernet: bool) -> Result<Self, AttachError> {
-        match Self::tcx(programs, link, role, ethernet) {
+    /// Attaches both hooks of an interface, in the wanted way or in the best one there is.
+    pub(super) fn attach(
+        programs: &mut Ebpf,
+        link: &Link,
+        (role, ethernet): (Role, bool),
+        wanted: Option<Attachment>,
+    ) -> Result<Self, AttachError> {
+        let names = names(role, ethernet);
+        let ids = [program_id(programs, names[0])?, program_id(programs, names[1])?];
+        let links = match (wanted, to_head(programs, names, link.index)) {
+            (Some(Attachment::Clsact), _) => clsact(programs, names, &link.name)?,
             // The command is not known below 6.6.
-            Err(AttachError::Refused(error)) if error.raw_os_error() == Some(libc::EINVAL) => {
-                Self::clsact(programs, link, role, ethernet)
+            (None, Err(AttachError::Refused(error))) if error.raw_os_error() == Some(libc::EINVAL) => {
+                clsact(programs, names, &link.name)?
             }
-            result => result,
-        }
-    }
-
-    fn tcx(programs: &mut Ebpf, link: &Link, role: Role, ethernet: bool) -> Result<Self, AttachError> {
-        let names = names(role, ethernet);
-        Ok(Self { programs: names, links: Links::Tcx { _fds: to_head(programs, names, link.index)? } })
-    }
-
-    /// Below 6.6, by netlink. Filters of an agent that was killed are still there and would count everything twice.
-    pub(super) fn clsact(programs: &mut Ebpf, link: &Link, role: Role, ethernet: bool) -> Result<Self, AttachError> {
-        remove_leftovers(&link.name);
-        // It may be there already, for a CNI's programs.
-        let _ = tc::qdisc_add_clsact(&link.name);
-        let names = names(role, ethernet);
-        let mut add = |name: &'static str, hook: TcAttachType| -> Result<SchedClassifierLinkId, AttachError> {
-            let options = NlOptions { priority: PRIORITY, handle: TcHandle::from(HANDLE), classid: None };
-            program(programs, name)?
-                .attach_with_options(&link.name, hook, TcAttachOptions::Netlink(options))
-                .map_err(|error| clsact_error(&error))
+            (_, fds) => Links::Tcx { _fds: fds? },
         };
-        let [ingress, egress] = names;
-        let links = Links::Clsact([add(ingress, TcAttachType::Ingress)?, add(egress, TcAttachType::Egress)?]);
-        Ok(Self { programs: names, links })
+        Ok(Self { programs: names, ids, links })
     }
 
     /// How they are attached.
@@ -94,14 +82,11 @@ impl Hooks {
     }
 
     /// Whether another program has come before one of them.
-    pub(super) fn is_overtaken(&self, programs: &mut Ebpf, index: u32) -> bool {
+    pub(super) fn is_overtaken(&self, index: u32) -> bool {
         let Links::Tcx { .. } = self.links else { return false };
-        self.programs.iter().zip(HOOKS).any(|(name, hook)| {
-            let own = program(programs, name).ok().and_then(|program| program.info().ok()).map(|info| info.id());
-            // A chain that cannot be read is one that has gone.
-            let head = syscall::tcx_head(index, hook).ok().flatten();
-            own.zip(head).is_some_and(|(own, head)| own != head)
-        })
+        // A chain that cannot be read is one that has gone.
+        let head = |hook| syscall::tcx_head(index, hook).ok().flatten();
+        self.ids.iter().zip(HOOKS).any(|(own, hook)| head(hook).is_some_and(|head| head != *own))
     }
 
     /// Leaves the chains and joins them at their heads. A chain does not take a program twice, so for some microseconds packets pass
@@ -117,10 +102,7 @@ impl Hooks {
     pub(super) fn detach(self, programs: &mut Ebpf) {
         let Links::Clsact(ids) = self.links else { return };
         for (name, id) in self.programs.into_iter().zip(ids) {
-            if let Ok(program) = program(programs, name) {
-                // Fails where the interface has gone, and the filter with it.
-                let _ = program.detach(id);
-            }
+            remove(programs, name, id);
         }
     }
 }
@@ -131,6 +113,39 @@ fn names(role: Role, ethernet: bool) -> [&'static str; 2] {
         (Role::Uplink, true) => ["uplink_ingress", "uplink_egress"],
         (Role::Pod, false) => ["pod_ingress_l3", "pod_egress_l3"],
         (Role::Uplink, false) => ["uplink_ingress_l3", "uplink_egress_l3"],
+    }
+}
+
+fn program_id(programs: &mut Ebpf, name: &'static str) -> Result<u32, AttachError> {
+    let info = program(programs, name)?.info().map_err(|error| LoadError::Other(error.into()))?;
+    Ok(info.id())
+}
+
+/// Below 6.6, by netlink. Filters of an agent that was killed are still there and would count everything twice.
+fn clsact(programs: &mut Ebpf, names: [&'static str; 2], interface: &str) -> Result<Links, AttachError> {
+    remove_leftovers(interface);
+    // It may be there already, for a CNI's programs.
+    let _ = tc::qdisc_add_clsact(interface);
+    let mut add = |name: &'static str, hook: TcAttachType| -> Result<SchedClassifierLinkId, AttachError> {
+        let options = NlOptions { priority: PRIORITY, handle: TcHandle::from(HANDLE), classid: None };
+        let attached = program(programs, name)?.attach_with_options(interface, hook, TcAttachOptions::Netlink(options));
+        attached.map_err(|error| clsact_error(&error))
+    };
+    let [ingress, egress] = names;
+    let first = add(ingress, TcAttachType::Ingress)?;
+    match add(egress, TcAttachType::Egress) {
+        Ok(second) => Ok(Links::Clsact([first, second])),
+        Err(error) => {
+            remove(programs, ingress, first);
+            Err(error)
+        }
+    }
+}
+
+fn remove(programs: &mut Ebpf, name: &'static str, id: SchedClassifierLinkId) {
+    if let Ok(program) = program(programs, name) {
+        // Fails where the interface has gone, and the filter with it.
+        let _ = program.detach(id);
     }
 }
 

@@ -7,7 +7,7 @@ use super::attach::Hooks;
 use super::links::{Change, Events, Link, Links};
 use super::load::Maps;
 use super::roles::{Decision, Roles};
-use super::{InterfaceReport, LinkCounters, Role, syscall};
+use super::{Attachment, InterfaceReport, LinkCounters, Role, syscall};
 use aya::Ebpf;
 use flow_common::abi::{Count, HookCounters, InterfaceCounters, Reason, SLOTS};
 use std::collections::BTreeMap;
@@ -24,6 +24,7 @@ const DEPARTED: Duration = Duration::from_secs(60);
 pub(super) struct Interfaces {
     links: Links,
     roles: Roles,
+    wanted: Option<Attachment>,
     watched: BTreeMap<u32, Watched>,
     departed: Vec<(Instant, InterfaceReport)>,
     free_slots: Vec<u32>,
@@ -44,10 +45,11 @@ enum State {
 
 impl Interfaces {
     /// Subscribes to changes; the first [`Interfaces::refresh`] attaches what is there.
-    pub(super) fn open(roles: Roles, max_interfaces: u32) -> io::Result<Self> {
+    pub(super) fn open(roles: Roles, max_interfaces: u32, wanted: Option<Attachment>) -> io::Result<Self> {
         Ok(Self {
             links: Links::open()?,
             roles,
+            wanted,
             watched: BTreeMap::new(),
             departed: Vec::new(),
             free_slots: (1..=max_interfaces).rev().collect(),
@@ -92,7 +94,7 @@ impl Interfaces {
         if due {
             self.checked = Instant::now();
             self.departed.retain(|(at, _)| at.elapsed() < DEPARTED);
-            changed |= self.return_to_heads(programs);
+            changed |= self.return_to_heads(programs, maps)?;
         }
         Ok(changed)
     }
@@ -172,7 +174,7 @@ impl Interfaces {
         let prepared = syscall::update_per_cpu(maps.counters.as_fd(), slot, &mut zero)
             .and_then(|()| syscall::update(maps.slots.as_fd(), &(link.index % SLOTS), slot));
         let attached = match prepared {
-            Ok(()) => Hooks::attach(programs, link, role, ethernet).map_err(|error| error.to_string()),
+            Ok(()) => Hooks::attach(programs, link, (role, ethernet), self.wanted).map_err(|error| error.to_string()),
             Err(error) => Err(format!("its counters cannot be set: {error}")),
         };
         if attached.is_err() {
@@ -187,9 +189,7 @@ impl Interfaces {
         let mut report = self.report(index, &watched, maps);
         if let State::Attached { hooks, slot, .. } = watched.state {
             hooks.detach(programs);
-            // What still arrives for the index is nobody's.
-            let _ = syscall::update(maps.slots.as_fd(), &(index % SLOTS), 0_u32);
-            self.free_slots.insert(0, slot);
+            self.release(index, slot, maps);
             report.attachment = Err("it has gone".to_owned());
             self.departed.push((Instant::now(), report));
         }
@@ -205,20 +205,41 @@ impl Interfaces {
         }
     }
 
-    /// Attaches anew where another program came before ours.
-    fn return_to_heads(&mut self, programs: &mut Ebpf) -> bool {
-        let mut changed = false;
-        for (index, watched) in &mut self.watched {
-            let State::Attached { hooks, .. } = &mut watched.state else { continue };
-            if !hooks.is_overtaken(programs, *index) {
+    /// Attaches anew where another program came before ours. What passes unseen meanwhile is added to what an interface carried
+    /// before its attach.
+    fn return_to_heads(&mut self, programs: &mut Ebpf, maps: &Maps) -> io::Result<bool> {
+        let attached = self.watched.iter().filter_map(|(index, watched)| match &watched.state {
+            State::Attached { hooks, slot, .. } if hooks.is_overtaken(*index) => Some((*index, *slot)),
+            _ => None,
+        });
+        let overtaken: Vec<(u32, u32)> = attached.collect();
+        for &(index, slot) in &overtaken {
+            let before = (self.link(index)?, self.counters(slot, maps));
+            let Some(Watched { state, .. }) = self.watched.get_mut(&index) else { continue };
+            let State::Attached { hooks, .. } = state else { continue };
+            if let Err(error) = hooks.lead_again(programs, index) {
+                *state = State::Waiting(error.to_string());
+                self.release(index, slot, maps);
                 continue;
             }
-            changed = true;
-            if let Err(error) = hooks.lead_again(programs, *index) {
-                watched.state = State::Waiting(error.to_string());
+            let after = (self.link(index)?, self.counters(slot, maps));
+            if let Some(Watched { state: State::Attached { base, .. }, .. }) = self.watched.get_mut(&index) {
+                add_unseen(base, before, after);
             }
         }
-        changed
+        Ok(!overtaken.is_empty())
+    }
+
+    /// An interface's own counters now; zero if it has gone.
+    fn link(&mut self, index: u32) -> io::Result<LinkCounters> {
+        let links = self.links.dump()?;
+        Ok(links.into_iter().find(|link| link.index == index).map(|link| link.counters).unwrap_or_default())
+    }
+
+    /// Gives a slot back. What still arrives for the index is nobody's.
+    fn release(&mut self, index: u32, slot: u32, maps: &Maps) {
+        let _ = syscall::update(maps.slots.as_fd(), &(index % SLOTS), 0_u32);
+        self.free_slots.insert(0, slot);
     }
 
     /// Every watched interface, and those that went within the last minute.
@@ -266,6 +287,18 @@ impl Interfaces {
         }
         sums
     }
+}
+
+/// Adds what a link carried between two readings and the programs did not see.
+fn add_unseen(
+    base: &mut LinkCounters,
+    before: (LinkCounters, [HookCounters; 2]),
+    after: (LinkCounters, [HookCounters; 2]),
+) {
+    let [ingress, egress] = [0, 1].map(|hook: usize| after.1[hook].seen.packets - before.1[hook].seen.packets);
+    let unseen = |after: u64, before: u64, seen: u64| after.saturating_sub(before).saturating_sub(seen);
+    base.rx_packets += unseen(after.0.rx_packets, before.0.rx_packets, ingress);
+    base.tx_packets += unseen(after.0.tx_packets, before.0.tx_packets, egress);
 }
 
 fn known_reason(watched: Option<&Watched>) -> Option<String> {

@@ -187,7 +187,7 @@ impl From<MapError> for LoadError {
 fn is_privileged() -> bool {
     const SYS_ADMIN: u64 = 1 << 21;
     const BPF: u64 = 1 << 39;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
     u64::from_str_radix(effective.trim(), 16).is_ok_and(|bits| bits & (SYS_ADMIN | BPF) != 0)
 }
