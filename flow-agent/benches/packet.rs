@@ -121,7 +121,7 @@ impl Bench {
                 }
             }
         }
-        Ok(samples.map(|samples| median(samples)))
+        Ok(samples.map(median))
     }
 
     /// Net nanoseconds of the owning hook and of one that annotates, which take turns on the packets of one flow.
@@ -139,7 +139,7 @@ impl Bench {
             samples[0].push(owner - empty);
             samples[1].push(2.0 * both - owner - empty);
         }
-        Ok(samples.map(|samples| median(samples)))
+        Ok(samples.map(median))
     }
 
     /// Puts a program where the driver finds it.

@@ -4,7 +4,7 @@
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use flow_agent::kernel::{
-    Attachment, Deleted, Events, InterfaceReport, Kernel, KernelConfig, LoadError, Role, Slice, SweepProgress,
+    Attachment, Deleted, Events, InterfaceReport, Kernel, KernelConfig, Role, Slice, SweepProgress,
 };
 use flow_common::abi::{EVENT_NEW, Reason};
 use std::collections::HashSet;
@@ -302,19 +302,4 @@ fn clocks_agree_with_the_time_of_day() {
     assert!(around.contains(&first), "{begin} {first} {end}");
     let last = u128::from(clock.jiffies_to_wall_ns(flow.direction[flow.originator()].last));
     assert!(around.contains(&last), "{begin} {last} {end}");
-}
-
-#[test]
-fn a_load_without_rights_says_which_are_missing() {
-    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    // This thread's alone.
-    set_capabilities(None, none).expect("fewer are always allowed");
-    let error = Kernel::load(&config(None)).err().expect("not permitted");
-    assert!(matches!(error, LoadError::NotPermitted), "{error}");
-    assert!(error.to_string().contains("CAP_BPF"), "{error}");
 }
