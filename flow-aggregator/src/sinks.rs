@@ -17,7 +17,7 @@ pub use queue::{Queue, Receiver};
 use crate::{aggregate::Batch, metrics::SinkMetrics};
 use flow_common::net::{Backoff, ConnectError};
 use std::{fmt, io, path::PathBuf, time::Duration};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// How long the rest of a queue may take at the end of the process.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -82,35 +82,38 @@ impl fmt::Display for Name {
     }
 }
 
-/// Serves a sink until its queue is closed and empty.
-pub async fn run(name: Name, mut sink: impl Sink, queue: Receiver, metrics: SinkMetrics) {
+/// Serves a sink until its queue is closed and empty, or the end of the process does not wait for it any longer.
+pub async fn run(name: Name, sink: impl Sink, queue: Receiver, metrics: SinkMetrics) {
+    tokio::select! {
+        () = attempts(name, sink, &queue, &metrics) => {}
+        () = overdue(&queue) => {}
+    }
+    let lost = queue.drain();
+    metrics.dropped.inc_by(lost);
+    if lost > 0 {
+        tracing::warn!("sink {name}: {lost} flows are lost with the end of the process");
+    }
+}
+
+async fn attempts(name: Name, mut sink: impl Sink, queue: &Receiver, metrics: &SinkMetrics) {
     let mut backoff = Backoff::new();
     loop {
-        match sink.open().await {
-            Ok(()) => tracing::info!("sink {name}: open"),
-            Err(error) => {
-                metrics.failures.inc();
-                let delay = backoff.delay();
-                tracing::warn!("sink {name}: {error}; next try in {}s", delay.as_secs());
-                if pause(delay, &queue).await {
-                    return give_up(name, &queue, &metrics);
-                }
-                continue;
+        let ended = match sink.open().await {
+            Ok(()) => {
+                tracing::info!("sink {name}: open");
+                metrics.connected.set(1);
+                serve(&mut sink, queue, metrics, &mut backoff).await
             }
-        }
-        metrics.connected.set(1);
-        let ended = serve(&mut sink, &queue, &metrics, &mut backoff).await;
+            Err(error) => Err(error),
+        };
         metrics.connected.set(0);
-        match ended {
-            Ok(()) => return sink.close().await,
-            Err(error) => {
-                metrics.failures.inc();
-                let delay = backoff.delay();
-                tracing::warn!("sink {name}: {error}; next try in {}s", delay.as_secs());
-                if pause(delay, &queue).await {
-                    return give_up(name, &queue, &metrics);
-                }
-            }
+        let Err(error) = ended else { return sink.close().await };
+        metrics.failures.inc();
+        let delay = backoff.delay();
+        tracing::warn!("sink {name}: {error}; next try in {}s", delay.as_secs());
+        tokio::select! {
+            () = sleep(delay) => {}
+            () = queue.closed() => return,
         }
     }
 }
@@ -131,12 +134,8 @@ async fn serve(
             }
         };
         let Some((batch, from)) = next else { return Ok(()) };
-        let attempt = sink.deliver(&batch, from);
-        let Delivery { through, refused, error } = match queue.is_closed() {
-            false => attempt.await,
-            true => timeout(LAST_WORDS, attempt).await.map_err(|late| SinkError::Lost(late.into()))?,
-        };
-        metrics.delivered.inc_by((through - from) as u64 - refused);
+        let Delivery { through, refused, error } = sink.deliver(&batch, from).await;
+        metrics.delivered.inc_by(((through - from) as u64).saturating_sub(refused));
         metrics.refused.inc_by(refused);
         queue.advance(&batch, through);
         match error {
@@ -146,20 +145,10 @@ async fn serve(
     }
 }
 
-/// True if the process ends meanwhile.
-async fn pause(delay: Duration, queue: &Receiver) -> bool {
-    tokio::select! {
-        () = sleep(delay) => queue.is_closed(),
-        () = queue.closed() => true,
-    }
-}
-
-fn give_up(name: Name, queue: &Receiver, metrics: &SinkMetrics) {
-    let lost = queue.drain();
-    metrics.dropped.inc_by(lost);
-    if lost > 0 {
-        tracing::warn!("sink {name}: {lost} flows are lost with the end of the process");
-    }
+/// The process ends, and the sink had its time to deliver the rest.
+async fn overdue(queue: &Receiver) {
+    queue.closed().await;
+    sleep(LAST_WORDS).await;
 }
 
 #[cfg(test)]
@@ -239,5 +228,38 @@ mod tests {
         drop(queue);
         running.await.unwrap();
         assert_eq!((metrics.delivered.get(), metrics.dropped.get()), (0, 7));
+    }
+
+    /// A destination that takes bytes and never comes back.
+    struct Stuck;
+
+    impl Sink for Stuck {
+        async fn open(&mut self) -> Result<(), SinkError> {
+            Ok(())
+        }
+
+        async fn deliver(&mut self, _: &Batch, _: usize) -> Delivery {
+            std::future::pending().await
+        }
+
+        async fn idle(&mut self) -> Result<(), SinkError> {
+            std::future::pending().await
+        }
+
+        async fn close(&mut self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_sink_holds_up_the_end_for_a_while_only() {
+        let metrics = Metrics::new(&mut Registry::default()).sink("test");
+        let (queue, receiver) = Queue::new(1_000);
+        let running = tokio::spawn(run(Name("test"), Stuck, receiver, metrics.clone()));
+        queue.put(Arc::new(batch_of(4)));
+        queue.put(Arc::new(batch_of(4)));
+        tokio::task::yield_now().await;
+        let begin = tokio::time::Instant::now();
+        drop(queue);
+        running.await.unwrap();
+        assert_eq!((begin.elapsed(), metrics.dropped.get()), (LAST_WORDS, 8));
     }
 }

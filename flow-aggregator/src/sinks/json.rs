@@ -57,7 +57,9 @@ impl Sink for JsonSink {
             }
             if self.lines.len() > longest {
                 refused += 1;
-            } else if let Err(error) = connection.send(&self.lines).await {
+            } else if !self.lines.is_empty()
+                && let Err(error) = connection.send(&self.lines).await
+            {
                 return Delivery { error: Some(SinkError::Lost(error)), ..delivery };
             }
             self.lines.clear();

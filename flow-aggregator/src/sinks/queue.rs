@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 #[derive(Debug, Default)]
 struct State {
@@ -15,13 +15,14 @@ struct State {
     /// Flows of the first batch that are delivered.
     through: usize,
     flows: usize,
-    closed: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// For the one task that takes.
     changed: Notify,
+    closed: watch::Sender<bool>,
     max: usize,
 }
 
@@ -36,7 +37,12 @@ pub struct Receiver(Arc<Shared>);
 impl Queue {
     /// Both ends of a queue for `max` flows.
     pub fn new(max: usize) -> (Queue, Receiver) {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Notify::new(), max });
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            closed: watch::Sender::new(false),
+            max,
+        });
         (Queue(shared.clone()), Receiver(shared))
     }
 
@@ -70,10 +76,8 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.0.state().closed = true;
-        // The taker may wait in two places.
+        self.0.closed.send_replace(true);
         self.0.changed.notify_one();
-        self.0.changed.notify_waiters();
     }
 }
 
@@ -87,7 +91,7 @@ impl Receiver {
                 if let Some(batch) = state.batches.front() {
                     return Some((batch.clone(), state.through));
                 }
-                if state.closed {
+                if *self.0.closed.borrow() {
                     return None;
                 }
             }
@@ -110,23 +114,17 @@ impl Receiver {
         }
     }
 
-    /// Whether no more will be put.
-    pub fn is_closed(&self) -> bool {
-        self.0.state().closed
-    }
-
     /// Waits until no more will be put. Cancel-safe.
     pub async fn closed(&self) {
-        while !self.is_closed() {
-            self.0.changed.notified().await;
-        }
+        // The sender lives as long as this end.
+        let _ = self.0.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// Empties the queue and gives how many flows were in it.
     pub fn drain(&self) -> u64 {
         let mut state = self.0.state();
         let left = state.flows;
-        *state = State { closed: state.closed, ..State::default() };
+        *state = State::default();
         left as u64
     }
 }
@@ -156,7 +154,7 @@ mod tests {
         receiver.advance(&batch, 4);
         assert_eq!(queue.len(), 10);
         drop(queue);
-        assert!(receiver.is_closed());
+        receiver.closed().await;
         assert_eq!(receiver.drain(), 10);
         assert!(receiver.front().await.is_none());
     }
