@@ -71,6 +71,7 @@ fn measure(load: &Load, rounds: u32) -> Figures {
         tombstone: 300,
         max_flows: 1_048_576,
         max_tombstones: 1_000_000,
+        labels: false,
     };
     let mut aggregate = Aggregate::new(&settings);
     let sides = [SessionId::next(), SessionId::next()];
@@ -212,7 +213,7 @@ impl Load {
             src_port: 32_768 + (flow % 28_000) as u16,
             dst_port: 8080,
             protocol: 6,
-            src_addr: [10, 10, (flow / 28_000 >> 8) as u8, (flow / 28_000) as u8].into(),
+            src_addr: [10, 10, ((flow / 28_000) >> 8) as u8, (flow / 28_000) as u8].into(),
             dst_addr: [10, 20, (flow >> 4) as u8 & 63, (flow & 15) as u8].into(),
             ..Head::default()
         };

@@ -4,6 +4,7 @@
 //! clock: `now` is in seconds of a clock that only goes forward. Everything is bounded and everything refused counted.
 
 mod accounts;
+mod cluster;
 mod encode;
 mod flow;
 mod flows;
@@ -24,17 +25,20 @@ pub use tails::Facts;
 
 use crate::collector::SessionId;
 use accounts::Accounts;
+use cluster::Cluster;
 use flow::{Exporter, Told};
 use flow_common::{
+    filter::{Filter, FlowView},
     ipfix::{
         accounting::Accounting,
         collector::{self, Limits, TailHash},
         message::MessageError,
     },
+    k8s::Change,
     record::{AggregatedFlow, Cut, Extended, Family},
+    time::Timestamp,
 };
-use flows::{Flows, Item, Names, Output};
-use nodes::Nodes;
+use flows::{Flows, Item, Names, Turn};
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, RandomState},
@@ -61,6 +65,8 @@ pub struct Settings {
     pub max_flows: usize,
     /// Tombstones of each address family.
     pub max_tombstones: usize,
+    /// Whether records bear the Pods' labels, where an index knows them.
+    pub labels: bool,
 }
 
 /// Declares plain numbers with the name and the help of each as a metric.
@@ -185,7 +191,7 @@ pub struct Source {
 pub struct Aggregate {
     v4: Flows<Ipv4Addr>,
     v6: Flows<Ipv6Addr>,
-    nodes: Nodes,
+    cluster: Cluster,
     accounts: Accounts,
     sessions: HashMap<SessionId, Session>,
     /// Of sessions that are over.
@@ -219,7 +225,7 @@ impl Aggregate {
         Aggregate {
             v4: Flows::new(settings),
             v6: Flows::new(settings),
-            nodes: Nodes::default(),
+            cluster: Cluster::new(settings.labels),
             accounts: Accounts::default(),
             sessions: HashMap::new(),
             past: collector::Counters::default(),
@@ -271,16 +277,21 @@ impl Aggregate {
 
     /// What is due by `now`, at most `max` flows of each family; true if there is more.
     pub fn expired(&mut self, now: u32, max: usize) -> bool {
-        let mut out = Output { batch: &mut self.batch, counts: &mut self.counts, cut: &mut self.cut };
-        let more = self.v4.expire(now, max, &mut out);
-        self.v6.expire(now, max, &mut out) || more
+        let (v4, v6, mut turn) = self.turn(now);
+        let more = v4.expire(max, &mut turn);
+        v6.expire(max, &mut turn) || more
     }
 
     /// Exports everything that has news: the process ends.
     pub fn finish(&mut self, now: u32) {
-        let mut out = Output { batch: &mut self.batch, counts: &mut self.counts, cut: &mut self.cut };
-        self.v4.finish(now, &mut out);
-        self.v6.finish(now, &mut out);
+        let (v4, v6, mut turn) = self.turn(now);
+        v4.finish(&mut turn);
+        v6.finish(&mut turn);
+    }
+
+    /// An object of the cluster came, changed or went; `at` is the time of day.
+    pub fn change(&mut self, change: Change, at: Timestamp) {
+        self.cluster.change(change, at);
     }
 
     /// The flows exported since the last call.
@@ -293,25 +304,21 @@ impl Aggregate {
         self.batch.len()
     }
 
-    /// The flows that `wanted` accepts as they would be exported now, at most `max`.
-    pub fn snapshot(&self, max: usize, wanted: impl Fn(&AggregatedFlow) -> bool) -> Vec<AggregatedFlow> {
+    /// The flows that the filter accepts as they would be exported now, at most `max`.
+    pub fn snapshot(&self, filter: &Filter, max: usize) -> Vec<AggregatedFlow> {
         let mut cut = Cut::default();
-        let v4 = self.v4.iter().map(|flow| {
+        let mut shown = Vec::new();
+        for flow in self.v4.iter() {
             let mut one = Batch::default();
-            one.push(flow, &self.v4.tails, &mut cut);
-            one
-        });
-        let mut cut = Cut::default();
-        let v6 = self.v6.iter().map(|flow| {
+            one.push(flow, &self.v4.tails, &self.cluster, &mut cut);
+            show(&one, filter, max, &mut shown);
+        }
+        for flow in self.v6.iter() {
             let mut one = Batch::default();
-            one.push(flow, &self.v6.tails, &mut cut);
-            one
-        });
-        v4.chain(v6)
-            .filter_map(|one| one.iter().next().and_then(|joined| joined.decode()))
-            .filter(|flow| wanted(flow))
-            .take(max)
-            .collect()
+            one.push(flow, &self.v6.tails, &self.cluster, &mut cut);
+            show(&one, filter, max, &mut shown);
+        }
+        shown
     }
 
     /// What was received since the start, of all sessions.
@@ -344,7 +351,7 @@ impl Aggregate {
             flows: self.v4.len() + self.v6.len(),
             tombstones: self.v4.tombstones.len() + self.v6.tombstones.len(),
             tails: self.v4.tails.len() + self.v6.tails.len(),
-            node_addrs: self.nodes.len(),
+            node_addrs: self.cluster.nodes.len(),
         }
     }
 
@@ -354,13 +361,8 @@ impl Aggregate {
     fn exporter(&self, source: Source, extended: &Extended) -> Exporter {
         match extended.flow_id {
             0 => Exporter((self.hasher.hash_one(source) & !AGENT).max(1)),
-            _ => self.agent(source.domain),
+            _ => agent(source.domain),
         }
-    }
-
-    #[inline]
-    fn agent(&self, domain: u32) -> Exporter {
-        Exporter(AGENT | u64::from(domain))
     }
 
     /// Applies what was decoded of one buffer.
@@ -381,7 +383,7 @@ impl Aggregate {
     fn account(&mut self, source: Source, accounting: &Accounting) {
         let kept = match accounting {
             // Only agents send these, and an agent is known by its domain.
-            Accounting::Addr(addr) => self.nodes.report(addr.addr, self.agent(source.domain)),
+            Accounting::Addr(addr) => self.cluster.nodes.report(addr.addr, agent(source.domain)),
             accounting => self.accounts.take(source.domain, accounting),
         };
         self.counts.accounting_refused += u64::from(!kept);
@@ -398,10 +400,28 @@ impl Aggregate {
 
     fn apply(&mut self, group: &mut Group<'_>, now: u32) {
         self.counts.received += (group.v4.len() + group.v6.len()) as u64;
-        let mut out = Output { batch: &mut self.batch, counts: &mut self.counts, cut: &mut self.cut };
-        self.v4.apply(&group.v4, &self.nodes, now, &mut out);
-        self.v6.apply(&group.v6, &self.nodes, now, &mut out);
+        let (v4, v6, mut turn) = self.turn(now);
+        v4.apply(&group.v4, &mut turn);
+        v6.apply(&group.v6, &mut turn);
         group.v4.clear();
         group.v6.clear();
     }
+
+    /// The tables, and what a call of them comes with.
+    fn turn(&mut self, now: u32) -> (&mut Flows<Ipv4Addr>, &mut Flows<Ipv6Addr>, Turn<'_>) {
+        let Aggregate { v4, v6, cluster, batch, counts, cut, .. } = self;
+        (v4, v6, Turn { now, cluster, batch, counts, cut })
+    }
+}
+
+#[inline]
+fn agent(domain: u32) -> Exporter {
+    Exporter(AGENT | u64::from(domain))
+}
+
+/// Adds the flow of a batch of one to those that are shown.
+fn show(one: &Batch, filter: &Filter, max: usize, shown: &mut Vec<AggregatedFlow>) {
+    let room = max.saturating_sub(shown.len());
+    let flows = one.iter().filter_map(|joined| joined.decode());
+    shown.extend(flows.filter(|flow| filter.matches(&FlowView::from(flow))).take(room));
 }

@@ -47,6 +47,11 @@ settings! {
         "flowLogger.enable" => logger_enable: bool = false,
         /// The file that the lines are appended to; `-` is the standard output.
         "flowLogger.path" => logger_path: PathBuf = PathBuf::from("-"),
+        /// A folder of Kubernetes manifests (Node, Namespace, Pod): the aggregator then decides where both ends of a flow
+        /// are, and names Pods whose Node does not report. Changed files are read again.
+        "kubernetes.objects" => objects: Option<PathBuf> = None,
+        /// Whether records bear the labels of both Pods. They are known of Pods in `kubernetes.objects`.
+        "recordContents.podLabels" => pod_labels: bool = false,
         /// The cluster's UUID, of which the observation domain is made.
         "clusterUUID" => cluster: Cluster = Cluster(None),
         /// Whether records carry millisecond times, TCP flags, ICMP type, flow id, drops, verdict and translated source
@@ -121,6 +126,7 @@ impl Config {
             tombstone: TOMBSTONE_SECONDS,
             max_flows: self.max_flows as usize,
             max_tombstones: self.max_tombstones as usize,
+            labels: self.pod_labels,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The task that owns the table of connections.
 //!
-//! Takes the collector's messages; gives batches of joined flows to every sink's queue. It reads the clock for the
+//! Takes the collector's messages and, where a folder of objects is configured, its changes; gives batches of joined flows to every sink's queue. It reads the clock for the
 //! table, once a turn, and never waits for a sink.
 
 use crate::{
@@ -9,11 +9,11 @@ use crate::{
     metrics::{SinkMetrics, TableMetrics},
     sinks::Queue,
 };
-use flow_common::ipfix::message::MessageError;
+use flow_common::{ipfix::message::MessageError, k8s::Look, time::Timestamp};
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -45,6 +45,8 @@ pub struct Join {
     pub outlets: Vec<Outlet>,
     /// What is counted.
     pub metrics: TableMetrics,
+    /// What is found in the folder of objects, if there is one.
+    objects: Option<mpsc::Receiver<Look>>,
     closers: HashMap<SessionId, oneshot::Sender<MessageError>>,
     begin: Instant,
     due: bool,
@@ -53,7 +55,14 @@ pub struct Join {
 impl Join {
     /// A table that gives its flows to the outlets.
     pub fn new(aggregate: Aggregate, outlets: Vec<Outlet>, metrics: TableMetrics) -> Join {
-        Join { aggregate, outlets, metrics, closers: HashMap::new(), begin: Instant::now(), due: false }
+        Join { aggregate, outlets, metrics, objects: None, closers: HashMap::new(), begin: Instant::now(), due: false }
+    }
+
+    /// Knows what the folder of objects holds, and follows it.
+    pub fn follow(mut self, first: Look, further: mpsc::Receiver<Look>) -> Join {
+        self.look(first);
+        self.objects = Some(further);
+        self
     }
 
     /// Joins until the input closes; then everything that has news is handed on.
@@ -62,6 +71,10 @@ impl Join {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                look = next(&mut self.objects), if self.objects.is_some() => match look {
+                    Some(look) => self.look(look),
+                    None => self.objects = None,
+                },
                 next = input.recv() => match next {
                     Some(next) => self.take(next),
                     None => break,
@@ -109,6 +122,17 @@ impl Join {
         }
     }
 
+    fn look(&mut self, look: Look) {
+        for error in &look.errors {
+            tracing::warn!("an object is refused, and what was known before stays: {error}");
+        }
+        let at = Timestamp::from(SystemTime::now());
+        for change in look.changes {
+            self.aggregate.change(change, at);
+        }
+        self.metrics.refused_objects(look.refused.len());
+    }
+
     fn hand_on(&mut self) {
         if self.aggregate.batched() == 0 {
             return;
@@ -130,4 +154,9 @@ impl Join {
     fn now(&self) -> u32 {
         u32::try_from(self.begin.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
+}
+
+/// The folder's next look; `None` if there is no folder, or nobody looks any more. Cancel-safe.
+async fn next(objects: &mut Option<mpsc::Receiver<Look>>) -> Option<Look> {
+    objects.as_mut()?.recv().await
 }

@@ -47,6 +47,7 @@ pub struct TableMetrics {
     octets: Family<SelectorLabel, Gauge>,
     agents_sent: Gauge,
     agents_not_sent: Gauge,
+    refused_objects: Gauge,
 }
 
 /// One sink.
@@ -165,7 +166,17 @@ impl TableMetrics {
             "Flow records that agents say they could not send",
             metrics.agents_not_sent.clone(),
         );
+        registry.register(
+            "objects_refused",
+            "Files of the folder of objects that are refused, with what they held before still known",
+            metrics.refused_objects.clone(),
+        );
         metrics
+    }
+
+    /// So many files of the folder of objects are refused.
+    pub fn refused_objects(&self, files: usize) {
+        self.refused_objects.set(i64::try_from(files).unwrap_or(i64::MAX));
     }
 
     /// Copies the table's numbers.

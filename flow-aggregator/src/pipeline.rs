@@ -14,18 +14,22 @@ use crate::{
 use anyhow::{Context, Result};
 use flow_common::{
     daemon::{Admin, Readiness, Shutdown},
+    k8s::folder::{self, Folder},
     net::{Listener, TlsServer},
 };
 use prometheus_client::registry::Registry;
 use std::{
     hash::{BuildHasher, RandomState},
     net::SocketAddr,
+    path::Path,
     sync::Arc,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
 /// Read buffers between the collector and the table; beyond them senders wait.
 const BUFFERS: usize = 64;
+/// Looks at the folder of objects that wait to be taken in.
+const LOOKS: usize = 4;
 /// What `/version` answers.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -71,7 +75,10 @@ impl Pipeline {
         let mut sinks = JoinSet::new();
         let outlets = sinks_of(&config, &metrics, &mut sinks);
         let (output, input) = mpsc::channel(BUFFERS);
-        let join = Join::new(Aggregate::new(&config.table()), outlets, metrics.table.clone());
+        let mut join = Join::new(Aggregate::new(&config.table()), outlets, metrics.table.clone());
+        if let Some(path) = &config.objects {
+            join = follow(join, path);
+        }
         let joining = tokio::spawn(join.run(input));
         let (served, serving) = Shutdown::new();
         let admin = admin.map(|admin| tokio::spawn(admin.run(serving)));
@@ -93,6 +100,15 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// The table knows the folder's objects before the first flow, and follows their changes.
+fn follow(join: Join, path: &Path) -> Join {
+    let mut folder = Folder::new(path);
+    let first = folder.look();
+    let (output, further) = mpsc::channel(LOOKS);
+    tokio::spawn(folder::run(folder, output));
+    join.follow(first, further)
 }
 
 /// Starts the sinks that the configuration names.

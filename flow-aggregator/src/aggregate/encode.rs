@@ -4,11 +4,13 @@
 //! stand last, so that a sink that leaves them out cuts them off.
 
 use super::{
+    cluster::Cluster,
     flow::{Counters, DESTINATION, Flow, OCTETS, PACKETS, REVERSE_OCTETS, REVERSE_PACKETS, SOURCE, Side, less},
     key::Addr,
     tails::{Latest, Tails},
 };
 use flow_common::record::{AggregatedFlow, Cut, Extended, Family, Head, Labels, PerNode};
+use flow_common::time::Timestamp;
 
 /// Joined flows, encoded once for all sinks.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +48,8 @@ impl Batch {
         })
     }
 
-    pub(super) fn push<A: Addr>(&mut self, flow: &Flow<A>, tails: &Tails, cut: &mut Cut) {
-        record(&mut self.bytes, flow, tails, cut);
+    pub(super) fn push<A: Addr>(&mut self, flow: &Flow<A>, tails: &Tails, cluster: &Cluster, cut: &mut Cut) {
+        record(&mut self.bytes, flow, tails, cluster, cut);
         self.records.push((A::FAMILY, self.bytes.len() as u32));
     }
 }
@@ -65,15 +67,18 @@ impl<'a> Joined<'a> {
     }
 }
 
-fn record<A: Addr>(out: &mut Vec<u8>, flow: &Flow<A>, tails: &Tails, cut: &mut Cut) {
+fn record<A: Addr>(out: &mut Vec<u8>, flow: &Flow<A>, tails: &Tails, cluster: &Cluster, cut: &mut Cut) {
     let shown = Shown::of(flow);
-    shown.head(flow).encode(A::FAMILY, out);
+    let head = shown.head(flow);
+    head.encode(A::FAMILY, out);
     let [source, destination] = &flow.sides;
     let latest = if flow.latest() == DESTINATION { Latest::Second } else { Latest::First };
     let http = flow.rare.as_ref().map_or("", |rare| rare.http.as_str());
     tails.join([source.tail, destination.tail], latest, http, out, cut);
     shown.per_node().encode(A::FAMILY, out);
-    Labels::encode_texts(["", ""], out, cut);
+    let began = Timestamp::from_millis(flow.start);
+    let [src, dst] = [head.src_addr, head.dst_addr].map(|addr| cluster.labels(addr, began));
+    Labels::encode_texts([&src, &dst], out, cut);
     shown.extended(flow).encode(A::FAMILY, out);
 }
 

@@ -5,17 +5,21 @@
 
 use super::{
     Counts, Settings,
+    cluster::{Cluster, Ends},
     encode::Batch,
     flow::{Exporter, Flow, Numbers, Side, Told},
     key::{Addr, Client, Key},
-    nodes::Nodes,
     rules::{Outcome, Relation},
     table::{Index, Slab},
     tails::{TailId, Tails},
     tombstones::Tombstones,
 };
 use crate::correlate::{Half, Role};
-use flow_common::{expiry::Expiry, record::Cut};
+use flow_common::{
+    expiry::Expiry,
+    record::{Cut, FlowType},
+    time::Timestamp,
+};
 use std::hash::BuildHasher;
 
 /// Flows of which the one not heard for longest is taken when the table is full.
@@ -93,7 +97,7 @@ impl<A: Addr> Flows<A> {
 
     /// Applies records: find all, touch all, change all. Each loop's memory accesses do not depend on one another, so
     /// that the cache misses of one record overlap those of the others.
-    pub(super) fn apply(&mut self, items: &[Item<'_, A>], nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+    pub(super) fn apply(&mut self, items: &[Item<'_, A>], turn: &mut Turn<'_>) {
         let mut slots = std::mem::take(&mut self.slots);
         slots.clear();
         slots.extend(items.iter().map(|item| self.index.find(item.hash, |_| true)));
@@ -104,36 +108,36 @@ impl<A: Addr> Flows<A> {
         });
         std::hint::black_box(sum);
         for (item, guess) in items.iter().zip(&slots) {
-            self.record(item, *guess, nodes, now, out);
+            self.record(item, *guess, turn);
         }
         self.slots = slots;
-        self.export_ready(now, out);
+        self.export_ready(turn);
     }
 
     /// What is due by `now`, at most `max` flows; true if there is more.
-    pub(super) fn expire(&mut self, now: u32, max: usize, out: &mut Output<'_>) -> bool {
+    pub(super) fn expire(&mut self, max: usize, turn: &mut Turn<'_>) -> bool {
         let mut fired = std::mem::take(&mut self.fired);
-        let more = self.expiry.fire(now, max, &mut fired);
+        let more = self.expiry.fire(turn.now, max, &mut fired);
         for slot in fired.drain(..) {
-            self.fire(slot, now, out);
+            self.fire(slot, turn);
         }
         self.fired = fired;
-        let before = now.saturating_sub(self.settings.tombstone);
-        let kept = now >= self.settings.tombstone && self.tombstones.expire(before, max, &mut self.tails);
+        let before = turn.now.saturating_sub(self.settings.tombstone);
+        let kept = turn.now >= self.settings.tombstone && self.tombstones.expire(before, max, &mut self.tails);
         more || kept
     }
 
     /// Exports everything that has news: the process ends.
-    pub(super) fn finish(&mut self, now: u32, out: &mut Output<'_>) {
+    pub(super) fn finish(&mut self, turn: &mut Turn<'_>) {
         for slot in 0..self.slab.slots() {
             if self.slab.at(slot).is_some_and(|flow| flow.news) {
-                self.export(slot, now, out);
+                self.export(slot, turn);
             }
         }
     }
 
     #[inline]
-    fn record(&mut self, item: &Item<'_, A>, guess: Option<u32>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+    fn record(&mut self, item: &Item<'_, A>, guess: Option<u32>, turn: &mut Turn<'_>) {
         let slab = &self.slab;
         let is_it = |slot: u32| slab.at(slot).is_some_and(|flow| flow.key == item.key);
         let slot = guess.filter(|slot| is_it(*slot)).or_else(|| self.index.find(item.hash, is_it));
@@ -145,67 +149,70 @@ impl<A: Addr> Flows<A> {
             same.then_some((slot, side))
         });
         match (known, slot) {
-            (Some((slot, side)), _) => self.further(slot, side, item, nodes, now, out),
-            (None, Some(slot)) => self.other(slot, item, nodes, now, out),
-            (None, None) => self.unknown(item, nodes, now, out),
+            (Some((slot, side)), _) => self.further(slot, side, item, turn),
+            (None, Some(slot)) => self.other(slot, item, turn),
+            (None, None) => self.unknown(item, turn),
         }
     }
 
     /// A further record of a half that is known.
     #[inline]
-    fn further(&mut self, slot: u32, side: usize, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+    fn further(&mut self, slot: u32, side: usize, item: &Item<'_, A>, turn: &mut Turn<'_>) {
         let Some(flow) = self.slab.at_mut(slot) else { return };
-        flow.heard = now;
-        let fresh = !flow.sides[side].is_known();
+        flow.heard = turn.now;
+        let (fresh, names) = (!flow.sides[side].is_known(), flow.sides[side].tail);
         let outcome = take(flow, side, item, &mut self.tails);
+        let renamed = flow.sides[side].tail != names;
         if outcome == Outcome::Repeated {
-            out.counts.repeated += 1;
+            turn.counts.repeated += 1;
         } else if fresh || !flow.ready || outcome == Outcome::Reopened || flow.has_ended() {
-            self.judge(slot, side, fresh, item, nodes, now);
+            self.judge(slot, side, fresh, turn);
+        } else if renamed {
+            self.correct(slot, side, turn);
         }
     }
 
     /// A record under the key of a flow that may be another connection, another half, or begin anew.
     #[cold]
-    fn other(&mut self, slot: u32, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+    fn other(&mut self, slot: u32, item: &Item<'_, A>, turn: &mut Turn<'_>) {
         if let Some(number) = self.buried(item) {
-            return self.late(number, item, nodes, now, out);
+            return self.late(number, item, turn);
         }
-        let half = self.half(item, nodes);
+        let role = self.role(item);
         let Some(flow) = self.slab.at_mut(slot) else { return };
-        let Some(side) = flow.side_of(item.exporter, half.role()) else {
-            out.counts.surplus += 1;
+        let Some(side) = flow.side_of(item.exporter, role) else {
+            turn.counts.surplus += 1;
             return;
         };
         match flow.relation(side, &item.numbers) {
-            Relation::Same => self.further(slot, side, item, nodes, now, out),
+            Relation::Same => self.further(slot, side, item, turn),
             Relation::Anew => {
                 flow.begin_anew(side, &item.numbers);
-                out.counts.restarted += 1;
-                self.further(slot, side, item, nodes, now, out);
+                turn.counts.restarted += 1;
+                self.further(slot, side, item, turn);
             }
             Relation::Reused => {
-                out.counts.reused += 1;
-                self.close(slot, now, out);
-                self.begin(item, nodes, now, out);
+                turn.counts.reused += 1;
+                self.close(slot, turn);
+                self.begin(item, turn);
             }
-            Relation::Earlier => self.alone(item, nodes, now, out),
+            Relation::Earlier => self.alone(item, turn),
         }
     }
 
     /// A record of no flow in the table.
     #[cold]
-    fn unknown(&mut self, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+    fn unknown(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) {
         let number = self.buried(item).or_else(|| {
             self.tombstones.matching(&item.key, item.hash, |_| true)?;
-            let role = self.half(item, nodes).role();
+            let role = self.role(item);
             self.tombstones.matching(&item.key, item.hash, |flow| {
                 flow.side_of(item.exporter, role).is_some_and(|side| flow.goes_on_with(side, &item.numbers))
             })
         });
         match number {
-            Some(number) => self.late(number, item, nodes, now, out),
-            None => self.begin(item, nodes, now, out),
+            Some(number) => self.late(number, item, turn),
+            None => self.begin(item, turn),
         }
     }
 
@@ -216,137 +223,164 @@ impl<A: Addr> Flows<A> {
 
     /// A record of a flow of which only a tombstone is left: mostly a repeat. Else the flow lives again, or, where its
     /// key has another flow by now, is exported and buried again.
-    fn late(&mut self, number: u32, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
+    fn late(&mut self, number: u32, item: &Item<'_, A>, turn: &mut Turn<'_>) {
         let Some(mut flow) = self.tombstones.view(number) else { return };
-        let half = self.half(item, nodes);
+        let role = self.role(item);
         let flow_id = item.numbers.flow_id;
         let named = flow.sides.iter().position(|side| flow_id != 0 && side.flow_id == flow_id);
-        let Some(side) = named.or_else(|| flow.side_of(item.exporter, half.role())) else {
-            out.counts.surplus += 1;
+        let Some(side) = named.or_else(|| flow.side_of(item.exporter, role)) else {
+            turn.counts.surplus += 1;
             return;
         };
-        flow.heard = now;
+        flow.heard = turn.now;
         let fresh = !flow.sides[side].is_known();
         if take(&mut flow, side, item, &mut self.tails) == Outcome::Repeated {
-            out.counts.repeated += 1;
+            turn.counts.repeated += 1;
             return;
         }
         self.tombstones.revive(number);
-        out.counts.revived += 1;
-        self.make_room(now, out);
+        turn.counts.revived += 1;
+        self.make_room(turn);
         let taken = self.find(item).is_some();
         let slot = self.slab.insert(flow);
         if taken {
-            return self.close(slot, now, out);
+            return self.close(slot, turn);
         }
-        self.judge(slot, side, fresh, item, nodes, now);
+        self.judge(slot, side, fresh, turn);
         self.index.insert(item.hash, slot);
-        self.schedule(slot, now);
+        self.schedule(slot, turn.now);
     }
 
     /// A record of an earlier connection that left no tombstone, under the key of a later one: exported as it is.
-    fn alone(&mut self, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
-        let slot = self.create(item, nodes, now, out);
-        self.close(slot, now, out);
+    fn alone(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) {
+        let slot = self.create(item, turn);
+        self.close(slot, turn);
     }
 
     /// A new flow.
-    fn begin(&mut self, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) {
-        self.make_room(now, out);
-        let slot = self.create(item, nodes, now, out);
+    fn begin(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) {
+        self.make_room(turn);
+        let slot = self.create(item, turn);
         self.index.insert(item.hash, slot);
-        self.schedule(slot, now);
+        self.schedule(slot, turn.now);
     }
 
-    fn create(&mut self, item: &Item<'_, A>, nodes: &Nodes, now: u32, out: &mut Output<'_>) -> u32 {
-        let mut flow = Flow::new(item.key, now);
-        let half = self.half(item, nodes);
-        let side = usize::from(half.role() == Some(Role::Destination));
+    fn create(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) -> u32 {
+        let mut flow = Flow::new(item.key, turn.now);
+        let role = self.role(item);
+        let side = usize::from(role == Some(Role::Destination));
         take(&mut flow, side, item, &mut self.tails);
         let slot = self.slab.insert(flow);
-        self.judge(slot, side, true, item, nodes, now);
-        out.counts.begun += 1;
+        self.judge(slot, side, true, turn);
+        turn.counts.begun += 1;
         slot
     }
 
     /// Decides whether the flow is complete, and has it exported if it just became so or is over.
-    fn judge(&mut self, slot: u32, side: usize, fresh: bool, item: &Item<'_, A>, nodes: &Nodes, now: u32) {
-        let Some(flow) = self.slab.at_mut(slot) else { return };
-        let both = flow.sides.iter().all(Side::is_known);
+    fn judge(&mut self, slot: u32, side: usize, fresh: bool, turn: &mut Turn<'_>) {
+        self.correct(slot, side, turn);
+        let Some(flow) = self.slab.at(slot) else { return };
         let half = Half {
             facts: self.tails.facts(flow.sides[side].tail),
             status: flow.sides[side].status,
             translated: flow.client.is_known(),
-            src_is_other_node: nodes.is_other(flow.key.src.ip(), item.exporter),
+            src_is_other_node: self.src_is_other_node(flow, side, turn),
         };
+        let both = flow.sides.iter().all(Side::is_known);
         let needed = !both && half.needs_partner();
+        let Some(flow) = self.slab.at_mut(slot) else { return };
         let completed = !needed && (fresh || !flow.ready);
         if needed && flow.alone {
             // What was complete is not any more: a denied attempt came through.
             flow.ready = false;
-            flow.waiting = now;
-            self.expiry.schedule(slot, now + self.settings.correlation);
+            flow.waiting = turn.now;
+            self.expiry.schedule(slot, turn.now + self.settings.correlation);
         }
+        let left_alone = !both && !needed && !flow.alone;
         flow.alone = !both && !needed;
         flow.ready |= !needed;
         if flow.news && (completed || flow.ready && flow.has_ended()) {
             self.ready.push(slot);
         }
-    }
-
-    fn half(&mut self, item: &Item<'_, A>, nodes: &Nodes) -> Half {
-        let tail = self.tails.keep(item.names.tail);
-        let facts = self.tails.facts(tail);
-        self.tails.release(tail);
-        Half {
-            facts,
-            status: item.numbers.status,
-            translated: item.client.is_known(),
-            src_is_other_node: nodes.is_other(item.key.src.ip(), item.exporter),
+        if left_alone {
+            self.correct(slot, side, turn);
         }
     }
 
-    fn export_ready(&mut self, now: u32, out: &mut Output<'_>) {
+    fn role(&mut self, item: &Item<'_, A>) -> Option<Role> {
+        let tail = self.tails.keep(item.names.tail);
+        let facts = self.tails.facts(tail);
+        self.tails.release(tail);
+        let translated = item.client.is_known();
+        Half { facts, status: item.numbers.status, translated, src_is_other_node: false }.role()
+    }
+
+    /// Whether the originator that the half shows is another Node than its own.
+    fn src_is_other_node(&self, flow: &Flow<A>, side: usize, turn: &Turn<'_>) -> bool {
+        let tail = flow.sides[side].tail;
+        self.tails.facts(tail).flow_type == FlowType::FromExternal
+            && turn.cluster.is_other_node(flow.key.src.ip(), flow.sides[side].exporter, || self.tails.owned(tail))
+    }
+
+    /// Replaces a side's names by what the cluster's index knows better.
+    fn correct(&mut self, slot: u32, side: usize, turn: &mut Turn<'_>) {
+        if !turn.cluster.is_known() {
+            return;
+        }
+        let Some(flow) = self.slab.at_mut(slot) else { return };
+        let src = if flow.client.is_known() { flow.client.addr } else { flow.key.src };
+        let at = Timestamp::from_millis(flow.start);
+        let ends = Ends { src: src.ip(), dst: flow.key.dst.ip(), at };
+        let known = flow.sides[side].tail;
+        let Some(tail) = self.tails.owned(known) else { return };
+        if let Some(better) = turn.cluster.correct(ends, flow.alone, &tail) {
+            let encoded = better.to_encoded(A::FAMILY, turn.cut);
+            flow.sides[side].tail = self.tails.keep(encoded.bytes());
+            self.tails.release(known);
+        }
+    }
+
+    fn export_ready(&mut self, turn: &mut Turn<'_>) {
         let mut ready = std::mem::take(&mut self.ready);
         for slot in ready.drain(..) {
             // The slot may have been given to another flow since.
             if self.slab.at(slot).is_some_and(|flow| flow.ready) {
-                self.export(slot, now, out);
+                self.export(slot, turn);
             }
         }
         self.ready = ready;
     }
 
     /// Exports what is known, and buries the flow if it is over.
-    fn export(&mut self, slot: u32, now: u32, out: &mut Output<'_>) {
+    fn export(&mut self, slot: u32, turn: &mut Turn<'_>) {
         let Some(flow) = self.slab.at_mut(slot) else { return };
         if !flow.news {
             return;
         }
-        out.batch.push(flow, &self.tails, out.cut);
-        out.counts.exported += 1;
-        flow.settle(now);
+        turn.batch.push(flow, &self.tails, turn.cluster, turn.cut);
+        turn.counts.exported += 1;
+        flow.settle(turn.now);
         if flow.has_ended() {
-            self.bury(slot, now, out);
+            self.bury(slot, turn);
         }
     }
 
     /// Exports the flow with what it has, if that is news, and leaves its tombstone.
-    fn close(&mut self, slot: u32, now: u32, out: &mut Output<'_>) {
-        self.export(slot, now, out);
-        self.bury(slot, now, out);
+    fn close(&mut self, slot: u32, turn: &mut Turn<'_>) {
+        self.export(slot, turn);
+        self.bury(slot, turn);
     }
 
-    fn bury(&mut self, slot: u32, now: u32, out: &mut Output<'_>) {
+    fn bury(&mut self, slot: u32, turn: &mut Turn<'_>) {
         let Some(flow) = self.slab.remove(slot) else { return };
         let hash = self.hasher.hash_one(flow.key) as u32;
         self.index.remove(hash, slot);
         self.expiry.cancel(slot);
-        out.counts.tombstones_evicted += self.tombstones.bury(flow, hash, now, &mut self.tails);
+        turn.counts.tombstones_evicted += self.tombstones.bury(flow, hash, turn.now, &mut self.tails);
     }
 
     /// In a full table, of some flows the one that was not heard of for longest goes.
-    fn make_room(&mut self, now: u32, out: &mut Output<'_>) {
+    fn make_room(&mut self, turn: &mut Turn<'_>) {
         if self.slab.len() < self.settings.max_flows {
             return;
         }
@@ -365,8 +399,8 @@ impl<A: Addr> Flows<A> {
             }
         }
         if let Some((_, slot)) = oldest {
-            out.counts.evicted += 1;
-            self.close(slot, now, out);
+            turn.counts.evicted += 1;
+            self.close(slot, turn);
         }
     }
 
@@ -375,22 +409,22 @@ impl<A: Addr> Flows<A> {
     }
 
     /// A flow whose deadline may have come: what the deadline is depends on what happened since it was set.
-    fn fire(&mut self, slot: u32, now: u32, out: &mut Output<'_>) {
+    fn fire(&mut self, slot: u32, turn: &mut Turn<'_>) {
         let Some(flow) = self.slab.at_mut(slot) else { return };
-        if flow.heard.saturating_add(self.settings.inactive) <= now {
+        if flow.heard.saturating_add(self.settings.inactive) <= turn.now {
             if !flow.ready {
-                out.counts.uncorrelated += 1;
+                turn.counts.uncorrelated += 1;
             }
-            return self.close(slot, now, out);
+            return self.close(slot, turn);
         }
-        if !flow.ready && flow.waiting.saturating_add(self.settings.correlation) <= now {
-            out.counts.uncorrelated += 1;
+        if !flow.ready && flow.waiting.saturating_add(self.settings.correlation) <= turn.now {
+            turn.counts.uncorrelated += 1;
             flow.ready = true;
-            self.export(slot, now, out);
-        } else if flow.ready && flow.news && flow.exported.saturating_add(self.settings.active) <= now {
-            self.export(slot, now, out);
+            self.export(slot, turn);
+        } else if flow.ready && flow.news && flow.exported.saturating_add(self.settings.active) <= turn.now {
+            self.export(slot, turn);
         }
-        self.schedule(slot, now);
+        self.schedule(slot, turn.now);
     }
 
     /// When the flow is to be looked at next: lazily, so that a record needs to touch nothing here.
@@ -409,9 +443,11 @@ impl<A: Addr> Flows<A> {
     }
 }
 
-/// Where results go.
+/// What a call comes with: the time, what is known of the cluster, and where results go.
 #[derive(Debug)]
-pub(super) struct Output<'a> {
+pub(super) struct Turn<'a> {
+    pub(super) now: u32,
+    pub(super) cluster: &'a Cluster,
     pub(super) batch: &'a mut Batch,
     pub(super) counts: &'a mut Counts,
     pub(super) cut: &'a mut Cut,

@@ -96,6 +96,11 @@ impl Tails {
         self.entries.at(id.0).map_or(&[], |entry| &entry.bytes)
     }
 
+    /// A tail with names to its values.
+    pub(super) fn owned(&self, id: TailId) -> Option<Tail> {
+        Tail::decode(self.family, self.bytes(id))
+    }
+
     /// The number of a tail, with one user more.
     pub(super) fn keep(&mut self, bytes: &[u8]) -> TailId {
         let hash = self.hash(bytes);

@@ -14,7 +14,15 @@ pub(crate) const NODE_A: Source = Source { addr: IpAddr::V4(std::net::Ipv4Addr::
 pub(crate) const NODE_B: Source = Source { addr: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)), domain: 0xb };
 
 pub(crate) fn settings() -> Settings {
-    Settings { active: 60, inactive: 90, correlation: 15, tombstone: 300, max_flows: 100_000, max_tombstones: 100_000 }
+    Settings {
+        active: 60,
+        inactive: 90,
+        correlation: 15,
+        tombstone: 300,
+        max_flows: 100_000,
+        max_tombstones: 100_000,
+        labels: true,
+    }
 }
 
 /// A batch of so many different flows.

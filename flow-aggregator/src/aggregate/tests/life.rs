@@ -4,6 +4,7 @@ use crate::aggregate::{
     Aggregate,
     testing::{NODE_A, NODE_B, destination, external, over, settings, since, source},
 };
+use flow_common::filter::Filter;
 use flow_common::record::EndReason;
 
 fn table() -> Aggregate {
@@ -123,7 +124,8 @@ fn both_families_have_tables_of_their_own() {
 fn a_snapshot_shows_what_is_wanted() {
     let mut table = table();
     table.hear(NODE_A, &[source(5, 10), external(5, 3)], 0);
-    assert_eq!(table.snapshot(10, |_| true).len(), 2);
-    let wanted = table.snapshot(10, |flow| flow.head.packet_total == 3);
+    let all = Filter::parse("").unwrap();
+    assert_eq!((table.snapshot(&all, 10).len(), table.snapshot(&all, 1).len()), (2, 1));
+    let wanted = table.snapshot(&Filter::parse("dst = 203.0.113.9").unwrap(), 10);
     assert_eq!(wanted[0].head.dst_addr, std::net::IpAddr::from([203, 0, 113, 9]));
 }
