@@ -10,8 +10,8 @@ use flow_common::record::{EndReason, Extended, ForwardingStatus, Head};
 use flow_common::time::Timestamp;
 
 use super::connection::{
-    DETACHED, DONE, EXPORTED, EXPORTS, FROM_END_1, IDLE, LIVE, OVER, QUEUED, Reason, SCHEDULED, TRACKED, WANTS_START,
-    WANTS_TOTALS,
+    CLOSED, DETACHED, DONE, EXPORTED, EXPORTS, FROM_END_1, IDLE, LIVE, OVER, QUEUED, Reason, SCHEDULED, TRACKED,
+    WANTS_START, WANTS_TOTALS,
 };
 use super::entry::{ATTENTION, Entry};
 use super::key::is_icmp;
@@ -88,7 +88,8 @@ impl Table {
     /// Whether a sweep that comes by finds the connection due. The sweep may come a little earlier than the last time.
     pub(super) fn is_due_at_sweep(&self, number: u32, now_ns: u64) -> bool {
         let connection = &self.connections[number];
-        connection.has(EXPORTED) && now_ns + self.active_ns / 20 >= connection.mark_ns + self.active_ns
+        let passed_ns = since(now_ns, connection.mark_ns).saturating_add(self.active_ns / 20);
+        connection.has(EXPORTED) && passed_ns >= self.active_ns
     }
 
     /// A connection as it is now.
@@ -202,10 +203,10 @@ impl Table {
         let connection = &mut self.connections[number];
         self.live -= usize::from(!connection.has(OVER));
         self.tracked_flows -= usize::from(connection.has(TRACKED));
+        let (tracked, was_closed) = (connection.tracked, connection.has(CLOSED));
         connection.flags = 0;
-        let tracked = connection.tracked;
         if tracked != NONE {
-            self.tracker.remove(tracked);
+            self.tracker.release(tracked, was_closed);
         }
         self.timers.cancel(number);
         self.connections.remove(number);
@@ -236,7 +237,7 @@ impl Table {
         if connection.has_news() {
             // Where a sweep should have come by and did not, the news is given as it is.
             let rounds = if connection.has(EXPORTED) { 2 } else { 1 };
-            let active_at = connection.mark_ns + rounds * self.active_ns;
+            let active_at = now_ns - since(now_ns, connection.mark_ns).min(now_ns) + rounds * self.active_ns;
             return if now_ns >= active_at.min(idle_at) {
                 self.queue(number)
             } else {
@@ -358,6 +359,11 @@ impl Table {
 /// Seconds since 1970, as the timers have them.
 pub(super) fn seconds(at_ns: u64) -> u32 {
     Timestamp::from_nanos(at_ns).seconds()
+}
+
+/// What passed since then. A clock that was set back has made `then` the future: no one knows what passed, so it is long enough.
+fn since(now_ns: u64, then_ns: u64) -> u64 {
+    now_ns.checked_sub(then_ns).unwrap_or(u64::MAX)
 }
 
 /// A duration as the table computes with it.

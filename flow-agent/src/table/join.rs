@@ -195,7 +195,7 @@ impl Table {
     /// Notes that a flow is a tracked connection. One without translation has nothing more to tell.
     pub(super) fn tie(&mut self, number: u32, tracked: u32) {
         self.revision = self.revision.wrapping_add(1);
-        let Tracked { start, id, zone, is_old, has_counters, .. } = self.tracker[tracked];
+        let Tracked { start, id, zone, is_old, has_counters, is_continued, .. } = self.tracker[tracked];
         let connection = &mut self.connections[number];
         connection.set(TRACKED | IN_DUMP, true);
         (connection.ct_id, connection.zone, connection.revision) = (id, zone, self.revision);
@@ -206,7 +206,9 @@ impl Table {
         } else {
             self.tracker.remove(tracked);
         }
-        if !is_old || self.connections[number].has(EXPORTED) {
+        if is_continued {
+            self.settle_identity(number, self.connections[number].last_ns);
+        } else if !is_old || self.connections[number].has(EXPORTED) {
             self.note_start(number, start);
         } else if has_counters && start.is_some() {
             self.note_earlier(number, start);

@@ -264,6 +264,7 @@ impl Table {
         {
             let number = self.tracker[found].connection;
             self.entries[slot].connection = number;
+            self.entries[slot].set(ATTENTION, self.connections[number].has(DONE));
             self.connections[number].other = slot;
             return self.choose(number);
         }

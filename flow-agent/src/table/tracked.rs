@@ -25,6 +25,8 @@ pub(super) struct Tracked {
     pub(super) is_old: bool,
     /// The kernel counts its packets.
     pub(super) has_counters: bool,
+    /// A flow of it was ended although it went on: what follows is another.
+    pub(super) is_continued: bool,
     /// The dump that is running has it.
     pub(super) in_dump: bool,
     /// Whether it can be found by its keys; not once the kernel has forgotten it.
@@ -48,6 +50,7 @@ impl Tracked {
             zone: entry.zone,
             is_old: false,
             has_counters: false,
+            is_continued: false,
             in_dump: true,
             indexed: true,
             live: true,
@@ -143,6 +146,17 @@ impl Tracker {
         self.forget(number);
         self.slab[number].live = false;
         self.slab.remove(number);
+    }
+
+    /// Its flow is gone. The kernel still knows the connection, unless it was forgotten before; if its packets have closed it, no more are to
+    /// come.
+    pub(super) fn release(&mut self, number: u32, was_closed: bool) {
+        let tracked = &mut self.slab[number];
+        if was_closed || !tracked.indexed {
+            return self.remove(number);
+        }
+        tracked.connection = NONE;
+        tracked.is_continued = true;
     }
 
     fn key(&self, element: u32) -> &Key {

@@ -244,6 +244,28 @@ fn the_next_connection_of_the_same_tuples_is_another_flow() {
 }
 
 #[test]
+fn a_translated_flow_that_was_ended_for_room_goes_on_as_another_under_its_right_ends() {
+    let [case, ..] = cases();
+    let mut sim = Simulation::with(TableConfig { max_flows: 2, ..config() });
+    for step in [Step::Told, Step::Before, Step::After, Step::Swept] {
+        case.run(&mut sim, step);
+    }
+    sim.pass(3_000);
+    sim.sweep();
+    let ended = sim.record();
+    assert_eq!(ended.head.end_reason, EndReason::Resources);
+    case.run(&mut sim, Step::Before);
+    case.run(&mut sim, Step::After);
+    sim.finish();
+    let next = sim.record();
+    assert_eq!((next.head.src_addr, next.head.dst_addr), (case.original.src, case.reply.src));
+    assert_eq!(packets(&next), [1, 1, 1, 1]);
+    assert_ne!(next.extended.flow_id, ended.extended.flow_id);
+    let accounted: u64 = sim.table.interfaces().values().map(|sums| sums.accounted.packets).sum();
+    assert_eq!(accounted, 4);
+}
+
+#[test]
 fn the_zone_that_translates_names_the_flow() {
     let [case, ..] = cases();
     for translation_first in [false, true] {

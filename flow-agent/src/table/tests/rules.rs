@@ -398,3 +398,18 @@ fn a_value_older_than_what_is_known_adds_nothing() {
     let rest: u64 = sim.records().iter().map(|record| record.head.packet_delta).sum();
     assert_eq!((first.head.packet_delta, rest), (4, 2));
 }
+
+#[test]
+fn a_clock_that_is_set_back_stops_no_export() {
+    let mut sim = Simulation::new();
+    open(&mut sim, web());
+    for second in 0..60 {
+        if second == 20 {
+            sim.now -= 15_000_000_000;
+        }
+        sim.packet(web(), pod(CLIENT, false), 100, ACK);
+        sim.sweep();
+        sim.pass(1_000);
+    }
+    assert!(sim.records().len() >= 11);
+}
