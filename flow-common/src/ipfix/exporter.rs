@@ -1,6 +1,6 @@
 //! A session's sending side: records in, whole messages out, gathered in one buffer until the caller wrote them.
 //! Keeps sequence numbers, sends templates at the begin and over datagrams again, packs records up to the message's
-//! limit. Knows neither sockets nor clock, and allocates nothing a record once its buffer has grown.
+//! limit, one template's in a message. Knows neither sockets nor clock, and allocates nothing a record once its buffer has grown.
 
 use super::accounting::{Accounting, Kind};
 use super::message::{self, Element, HEADER_LEN, Header, OPTIONS_TEMPLATE_SET, SET_HEADER_LEN, TEMPLATE_SET};
@@ -105,24 +105,32 @@ pub struct ProxiedParts<'a> {
     pub extended: &'a Extended,
 }
 
-/// The message under construction: where it and its last set begin, and what they hold.
-#[derive(Clone, Copy, Debug)]
-struct Open {
-    start: usize,
-    set_start: usize,
-    set_id: u16,
+const HEADERS: usize = HEADER_LEN + SET_HEADER_LEN;
+
+/// Places of the messages under construction.
+const V4: usize = 0;
+const V6: usize = 1;
+const OPTIONS: usize = 2;
+
+/// A message under construction. It holds records of one template: some collectors read the first set of a message alone.
+#[derive(Debug, Default)]
+struct Message {
+    /// Room for the headers, then the records; empty without records.
+    bytes: Vec<u8>,
     records: u32,
-    set_records: u32,
+    template: u16,
 }
 
 /// One session with one collector.
 #[derive(Debug)]
 pub struct Session {
     settings: Settings,
+    /// Finished messages.
     out: Vec<u8>,
-    /// Where each finished message ends.
+    /// Where each of them ends.
     ends: Vec<usize>,
-    open: Option<Open>,
+    /// Messages under construction: of IPv4 records, of IPv6 records, of options data.
+    open: [Message; 3],
     sequence: u32,
     now: u32,
     announced: Option<u32>,
@@ -137,7 +145,7 @@ impl Session {
             settings: Settings { message_limit, ..settings },
             out: Vec::with_capacity(2 * STREAM_LIMIT),
             ends: Vec::new(),
-            open: None,
+            open: Default::default(),
             sequence: 0,
             now: 0,
             announced: None,
@@ -148,7 +156,7 @@ impl Session {
     /// Sets the time in seconds since 1970 that messages bear from here on, and sends the templates if they are due.
     /// To be called before the first record, and before records after a pause.
     pub fn begin(&mut self, now: u32) {
-        if self.open.is_some() && now != self.now {
+        if now != self.now {
             self.finish();
         }
         self.now = now;
@@ -169,10 +177,7 @@ impl Session {
         if tail.family() != family {
             return Err(Refused::Family);
         }
-        let start = self.record_start(Content::Agent, family)?;
-        head.encode(family, &mut self.out);
-        self.out.extend_from_slice(tail.bytes());
-        self.end_flow(start, family, extended)
+        self.push_flow(Content::Agent, head, extended, |out, _| out.extend_from_slice(tail.bytes()))
     }
 
     /// Appends an agent's record in its owned form.
@@ -184,33 +189,21 @@ impl Session {
     /// Appends a joined record. The tails are of the head's family.
     pub fn push_joined(&mut self, parts: &JoinedParts<'_>) -> Result<(), Refused> {
         let family = parts.head.family();
-        let start = self.record_start(Content::Joined, family)?;
-        parts.head.encode(family, &mut self.out);
-        tail::merge(family, parts.tails, parts.http, &mut self.out, &mut self.counters.cut);
-        parts.per_node.encode(family, &mut self.out);
-        Labels::encode_texts(parts.labels, &mut self.out, &mut self.counters.cut);
-        self.end_flow(start, family, parts.extended)
-    }
-
-    /// Appends a record that is encoded already, as this session's template of the family has it.
-    #[inline]
-    pub fn push_encoded(&mut self, family: Family, record: &[u8]) -> Result<(), Refused> {
-        let start = self.record_start(self.settings.content, family)?;
-        self.out.extend_from_slice(record);
-        self.settle(start)?;
-        self.counters.records += 1;
-        Ok(())
+        self.push_flow(Content::Joined, parts.head, parts.extended, |out, cut| {
+            tail::merge(family, parts.tails, parts.http, out, cut);
+            parts.per_node.encode(family, out);
+            Labels::encode_texts(parts.labels, out, cut);
+        })
     }
 
     /// Appends a record as it came, with whom it came from. The tail is of the head's family.
     pub fn push_proxied(&mut self, parts: &ProxiedParts<'_>) -> Result<(), Refused> {
         let family = parts.head.family();
-        let start = self.record_start(Content::Proxied, family)?;
-        parts.head.encode(family, &mut self.out);
-        tail::merge(family, [parts.tail, &[]], parts.http, &mut self.out, &mut self.counters.cut);
-        parts.origin.encode(family, &mut self.out);
-        Labels::encode_texts(parts.labels, &mut self.out, &mut self.counters.cut);
-        self.end_flow(start, family, parts.extended)
+        self.push_flow(Content::Proxied, parts.head, parts.extended, |out, cut| {
+            tail::merge(family, [parts.tail, &[]], parts.http, out, cut);
+            parts.origin.encode(family, out);
+            Labels::encode_texts(parts.labels, out, cut);
+        })
     }
 
     /// Appends a record of options data.
@@ -218,18 +211,21 @@ impl Session {
         if !self.settings.accounting {
             return Err(Refused::NoTemplate);
         }
-        self.open_set(accounting.kind().template());
-        let start = self.out.len();
-        accounting.encode(&mut self.out, &mut self.counters.cut);
-        self.settle(start)?;
+        let template = accounting.kind().template();
+        let [_, _, open] = &self.open;
+        if open.template != template {
+            self.close(OPTIONS);
+        }
+        self.push_to(OPTIONS, template, |out, cut| accounting.encode(out, cut))?;
         self.counters.options += 1;
         Ok(())
     }
 
-    /// Ends the message under construction. To be called before the buffer is written.
+    /// Ends the messages under construction. To be called before the buffer is written.
     pub fn finish(&mut self) {
-        let end = self.out.len();
-        self.close(end);
+        for slot in [V4, V6, OPTIONS] {
+            self.close(slot);
+        }
     }
 
     /// All finished messages, one after the other, as a stream carries them.
@@ -243,26 +239,21 @@ impl Session {
         starts.zip(self.ends.iter().copied()).map(|(start, end)| self.out.get(start..end).unwrap_or_default())
     }
 
-    /// Bytes gathered so far, those of the message under construction among them.
+    /// Bytes gathered so far, those of messages under construction among them.
     #[inline]
     pub fn len(&self) -> usize {
-        self.out.len()
+        self.out.len() + self.open.iter().map(|message| message.bytes.len()).sum::<usize>()
     }
 
     /// Whether nothing is gathered.
     pub fn is_empty(&self) -> bool {
-        self.out.is_empty()
+        self.len() == 0
     }
 
-    /// Forgets the finished messages, which the caller wrote. The one under construction is finished before, if need be.
+    /// Forgets the finished messages, which the caller wrote. Those under construction stay.
     pub fn clear(&mut self) {
-        let written = self.ends.last().copied().unwrap_or(0);
         self.ends.clear();
-        self.out.drain(..written);
-        if let Some(open) = &mut self.open {
-            open.start -= written;
-            open.set_start -= written;
-        }
+        self.out.clear();
     }
 
     /// What was sent so far.
@@ -270,107 +261,107 @@ impl Session {
         &self.counters
     }
 
+    /// Appends a flow record, whose middle the caller writes.
     #[inline]
-    fn record_start(&mut self, content: Content, family: Family) -> Result<usize, Refused> {
+    fn push_flow(
+        &mut self,
+        content: Content,
+        head: &Head,
+        extended: &Extended,
+        middle: impl FnOnce(&mut Vec<u8>, &mut Cut),
+    ) -> Result<(), Refused> {
         if content != self.settings.content {
             return Err(Refused::NoTemplate);
         }
-        self.open_set(match family {
-            Family::V4 => TEMPLATE_V4,
-            Family::V6 => TEMPLATE_V6,
-        });
-        Ok(self.out.len())
-    }
-
-    #[inline]
-    fn end_flow(&mut self, start: usize, family: Family, extended: &Extended) -> Result<(), Refused> {
-        if self.settings.extended {
-            extended.encode(family, &mut self.out);
-        }
-        self.settle(start)?;
+        let family = head.family();
+        let (slot, template) = match family {
+            Family::V4 => (V4, TEMPLATE_V4),
+            Family::V6 => (V6, TEMPLATE_V6),
+        };
+        let has_extended = self.settings.extended;
+        self.push_to(slot, template, |out, cut| {
+            head.encode(family, out);
+            middle(out, cut);
+            if has_extended {
+                extended.encode(family, out);
+            }
+        })?;
         self.counters.records += 1;
         Ok(())
     }
 
-    /// Makes the last set of the open message one of this id.
+    /// Appends a record to the message in this slot, or to a new one where that is full.
     #[inline]
-    fn open_set(&mut self, id: u16) {
-        match self.open {
-            Some(open) if open.set_id == id => {}
-            Some(open) => {
-                let end = self.out.len();
-                message::put_length(&mut self.out, open.set_start + 2, end - open.set_start);
-                self.out.extend_from_slice(&set_header(id));
-                self.open = Some(Open { set_start: end, set_id: id, set_records: 0, ..open });
-            }
-            None => {
-                let start = self.out.len();
-                self.out.extend_from_slice(&self.header().bytes());
-                self.out.extend_from_slice(&set_header(id));
-                self.open = Some(Open { start, set_start: start + HEADER_LEN, set_id: id, records: 0, set_records: 0 });
-            }
+    fn push_to(
+        &mut self,
+        slot: usize,
+        template: u16,
+        write: impl FnOnce(&mut Vec<u8>, &mut Cut),
+    ) -> Result<(), Refused> {
+        let Some(open) = self.open.get_mut(slot) else { return Err(Refused::NoTemplate) };
+        if open.bytes.is_empty() {
+            open.bytes.resize(HEADERS, 0);
+            open.template = template;
         }
-    }
-
-    /// Counts the record that begins at `start` in, or moves it to a message of its own where this one is full.
-    #[inline]
-    fn settle(&mut self, start: usize) -> Result<(), Refused> {
-        match &mut self.open {
-            Some(open) if self.out.len() - open.start <= self.settings.message_limit => {
-                open.records += 1;
-                open.set_records += 1;
-                Ok(())
-            }
-            _ => self.overflow(start),
+        let start = open.bytes.len();
+        write(&mut open.bytes, &mut self.counters.cut);
+        if open.bytes.len() > self.settings.message_limit {
+            return self.overflow(slot, start);
         }
-    }
-
-    #[cold]
-    fn overflow(&mut self, start: usize) -> Result<(), Refused> {
-        const HEADERS: usize = HEADER_LEN + SET_HEADER_LEN;
-        let Some(open) = self.open else { return Ok(()) };
-        let length = self.out.len() - start;
-        let limit = self.settings.message_limit - HEADERS;
-        // A set that was opened for this record alone goes with it.
-        let end = if open.set_records == 0 { open.set_start } else { start };
-        if length > limit {
-            self.out.truncate(end);
-            self.close(end);
-            self.counters.too_long += 1;
-            return Err(Refused::TooLong { length, limit });
-        }
-        self.out.resize(end + HEADERS + length, 0);
-        self.out.copy_within(start..start + length, end + HEADERS);
-        self.close(end);
-        let header = self.header().bytes();
-        let headers = self.out.get_mut(end..end + HEADERS).unwrap_or_default();
-        for (to, byte) in headers.iter_mut().zip(header.into_iter().chain(set_header(open.set_id))) {
-            *to = byte;
-        }
-        self.open =
-            Some(Open { start: end, set_start: end + HEADER_LEN, set_id: open.set_id, records: 1, set_records: 1 });
+        open.records += 1;
         Ok(())
     }
 
-    /// Ends the open message at `end`; one without a record is taken back.
-    fn close(&mut self, end: usize) {
-        let Some(open) = self.open.take() else { return };
-        if open.records == 0 {
-            self.out.truncate(open.start);
-            return;
+    /// Moves the record that begins at `start` to a message of its own, or takes it back where it fits none.
+    #[cold]
+    fn overflow(&mut self, slot: usize, start: usize) -> Result<(), Refused> {
+        let Some(open) = self.open.get_mut(slot) else { return Ok(()) };
+        let (length, limit) = (open.bytes.len() - start, self.settings.message_limit - HEADERS);
+        if length > limit {
+            open.bytes.truncate(if open.records == 0 { 0 } else { start });
+            self.counters.too_long += 1;
+            return Err(Refused::TooLong { length, limit });
         }
-        if open.set_records > 0 {
-            message::put_length(&mut self.out, open.set_start + 2, end - open.set_start);
+        let mut full = std::mem::take(open);
+        let template = full.template;
+        self.end_message(&mut full.bytes, start, template);
+        self.sequence = self.sequence.wrapping_add(full.records);
+        full.bytes.copy_within(start..start + length, HEADERS);
+        full.bytes.truncate(HEADERS + length);
+        if let Some(open) = self.open.get_mut(slot) {
+            *open = Message { bytes: full.bytes, records: 1, template };
         }
-        self.sequence = self.sequence.wrapping_add(open.records);
-        self.end_message(open.start, end);
+        Ok(())
     }
 
-    fn end_message(&mut self, start: usize, end: usize) {
-        message::put_length(&mut self.out, start + 2, end - start);
-        self.ends.push(end);
+    /// Ends the message in this slot, if it holds a record.
+    fn close(&mut self, slot: usize) {
+        let Some(open) = self.open.get_mut(slot).filter(|open| open.records > 0) else { return };
+        let Message { mut bytes, records, template } = std::mem::take(open);
+        let end = bytes.len();
+        self.end_message(&mut bytes, end, template);
+        self.sequence = self.sequence.wrapping_add(records);
+        bytes.clear();
+        if let Some(open) = self.open.get_mut(slot) {
+            open.bytes = bytes;
+        }
+    }
+
+    /// Writes both headers over the room for them, and gathers the message that ends at `end`.
+    fn end_message(&mut self, message: &mut [u8], end: usize, set: u16) {
+        let length = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
+        let Settings { domain, .. } = self.settings;
+        let header = Header { length: length(end), export_time: self.now, sequence: self.sequence, domain };
+        if let Some((room, rest)) = message.split_first_chunk_mut() {
+            *room = header.bytes();
+            if let Some(room) = rest.first_chunk_mut::<SET_HEADER_LEN>() {
+                *room = (u32::from(set) << 16 | u32::from(length(end - HEADER_LEN))).to_be_bytes();
+            }
+        }
+        self.out.extend_from_slice(message.get(..end).unwrap_or_default());
+        self.ends.push(self.out.len());
         self.counters.messages += 1;
-        self.counters.octets += u64::try_from(end - start).unwrap_or(0);
+        self.counters.octets += u64::from(header.length);
     }
 
     /// Sends every template, each in a message of its own: a small path takes the small ones at least.
@@ -381,36 +372,19 @@ impl Session {
         for (family, id) in [(Family::V4, TEMPLATE_V4), (Family::V6, TEMPLATE_V6)] {
             let fields: Vec<Element> =
                 Layout { family, content, extended }.fields().map(|field| Element::of(field, family)).collect();
-            template.clear();
+            template.resize(HEADERS, 0);
             message::put_template(id, 0, fields.into_iter(), &mut template);
-            self.push_template(TEMPLATE_SET, &template);
+            let end = template.len();
+            self.end_message(&mut template, end, TEMPLATE_SET);
+            template.clear();
         }
         for kind in Kind::ALL.into_iter().filter(|_| accounting) {
-            template.clear();
+            template.resize(HEADERS, 0);
             message::put_template(kind.template(), kind.scope(), kind.elements(), &mut template);
-            self.push_template(OPTIONS_TEMPLATE_SET, &template);
+            let end = template.len();
+            self.end_message(&mut template, end, OPTIONS_TEMPLATE_SET);
+            template.clear();
         }
         self.announced = Some(self.now);
     }
-
-    fn push_template(&mut self, set: u16, template: &[u8]) {
-        let start = self.out.len();
-        self.out.extend_from_slice(&self.header().bytes());
-        let set_start = self.out.len();
-        self.out.extend_from_slice(&set_header(set));
-        self.out.extend_from_slice(template);
-        let end = self.out.len();
-        message::put_length(&mut self.out, set_start + 2, end - set_start);
-        self.end_message(start, end);
-    }
-
-    fn header(&self) -> Header {
-        Header { length: 0, export_time: self.now, sequence: self.sequence, domain: self.settings.domain }
-    }
-}
-
-/// A set's header, its length still to come.
-#[inline]
-fn set_header(id: u16) -> [u8; SET_HEADER_LEN] {
-    (u32::from(id) << 16).to_be_bytes()
 }

@@ -164,14 +164,6 @@ pub fn put_template(id: u16, scope: u16, elements: impl Iterator<Item = Element>
     }
 }
 
-/// Overwrites the two bytes at `at` with a length.
-pub(super) fn put_length(bytes: &mut [u8], at: usize, length: usize) {
-    let length = u16::try_from(length).unwrap_or(u16::MAX);
-    if let Some(field) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
-        *field = length.to_be_bytes();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

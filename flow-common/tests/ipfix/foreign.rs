@@ -46,7 +46,7 @@ fn times_are_taken_as_they_come() {
     let (start, end) = (MS - 20_500, MS - 10_250);
     let exact = (NOW - 21, NOW - 11, start, end);
     assert_eq!(times(&[((0, 152, 8), &start.to_be_bytes()), ((0, 153, 8), &end.to_be_bytes())]), exact);
-    let ntp = |ms: u64| ((ms / 1000 + 2_208_988_800) << 32 | ((ms % 1000) << 32) / 1000 + 1).to_be_bytes();
+    let ntp = |ms: u64| (((ms / 1000 + 2_208_988_800) << 32) + ((ms % 1000) << 32) / 1000 + 1).to_be_bytes();
     assert_eq!(times(&[((0, 154, 8), &ntp(start)), ((0, 155, 8), &ntp(end))]), exact);
     assert_eq!(times(&[((0, 156, 8), &ntp(start)), ((0, 157, 8), &ntp(end))]), exact);
     let delta = |us: u32| us.to_be_bytes();

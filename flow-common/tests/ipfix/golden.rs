@@ -142,7 +142,8 @@ fn templates_are_the_lists_of_the_specification() {
 
 #[test]
 fn options_templates_are_the_lists_of_the_specification() {
-    let expected: [(Kind, u16, u16, &[(u32, u16, u16)]); 5] = [
+    type Expected = (Kind, u16, u16, &'static [(u32, u16, u16)]);
+    let expected: [Expected; 5] = [
         (Kind::Metering, 258, 1, &[(0, 143, 4), (0, 41, 8), (0, 42, 8), (0, 40, 8)]),
         (Kind::NotSent, 259, 1, &[(0, 144, 4), (0, 166, 8), (0, 167, 8), (0, 168, 8), (0, 323, 8), (0, 323, 8)]),
         (Kind::Interface, 260, 2, &[(0, 10, 4), (0, 335, VARIABLE), (0, 82, VARIABLE), (0, 86, 8), (0, 85, 8)]),
