@@ -206,6 +206,15 @@ impl Session {
         })
     }
 
+    /// Appends a record that is encoded already, as this session's template of the family has it.
+    #[inline]
+    pub fn push_encoded(&mut self, family: Family, record: &[u8]) -> Result<(), Refused> {
+        let (slot, template) = flow_slot(family);
+        self.push_to(slot, template, |out, _| out.extend_from_slice(record))?;
+        self.counters.records += 1;
+        Ok(())
+    }
+
     /// Appends a record of options data.
     pub fn push_accounting(&mut self, accounting: &Accounting) -> Result<(), Refused> {
         if !self.settings.accounting {
@@ -274,10 +283,7 @@ impl Session {
             return Err(Refused::NoTemplate);
         }
         let family = head.family();
-        let (slot, template) = match family {
-            Family::V4 => (V4, TEMPLATE_V4),
-            Family::V6 => (V6, TEMPLATE_V6),
-        };
+        let (slot, template) = flow_slot(family);
         let has_extended = self.settings.extended;
         self.push_to(slot, template, |out, cut| {
             head.encode(family, out);
@@ -386,5 +392,14 @@ impl Session {
             template.clear();
         }
         self.announced = Some(self.now);
+    }
+}
+
+/// Where records of a family are gathered, and by which template.
+#[inline]
+fn flow_slot(family: Family) -> (usize, u16) {
+    match family {
+        Family::V4 => (V4, TEMPLATE_V4),
+        Family::V6 => (V6, TEMPLATE_V6),
     }
 }
