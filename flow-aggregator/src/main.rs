@@ -88,6 +88,7 @@ fn execute(command: Command) -> Result<()> {
             warnings.iter().try_for_each(|warning| say(warning))?;
             say("the configuration is good")
         }
+        Command::Config(ConfigCommand::Print(File { config: None })) => say(print(&Config::default()).trim_end()),
         Command::Config(ConfigCommand::Print(file)) => say(print(&load(&file)?.0).trim_end()),
     }
 }

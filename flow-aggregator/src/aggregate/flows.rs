@@ -196,26 +196,32 @@ impl<A: Addr> Flows<A> {
                 self.close(slot, turn);
                 self.begin(item, turn);
             }
-            Relation::Earlier => self.alone(item, turn),
+            Relation::Earlier => match self.resting(item) {
+                Some(number) => self.late(number, item, turn),
+                None => self.alone(item, turn),
+            },
         }
     }
 
     /// A record of no flow in the table.
     #[cold]
     fn unknown(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) {
-        let number = self.buried(item).or_else(|| {
-            self.tombstones.matching(&item.key, item.hash, |_| true)?;
-            let role = self.role(item);
-            self.tombstones.matching(&item.key, item.hash, |flow| {
-                flow.side_of(item.exporter, role).is_some_and(|side| flow.goes_on_with(side, &item.numbers))
-            })
-        });
-        match number {
+        match self.buried(item).or_else(|| self.resting(item)) {
             Some(number) => self.late(number, item, turn),
             None => self.begin(item, turn),
         }
     }
 
+    /// The tombstone of the flow that goes on with this record, by its side and times.
+    fn resting(&mut self, item: &Item<'_, A>) -> Option<u32> {
+        self.tombstones.matching(&item.key, item.hash, |_| true)?;
+        let role = self.role(item);
+        self.tombstones.matching(&item.key, item.hash, |flow| {
+            flow.side_of(item.exporter, role).is_some_and(|side| flow.goes_on_with(side, &item.numbers))
+        })
+    }
+
+    /// The tombstone of the connection with this flow id.
     fn buried(&self, item: &Item<'_, A>) -> Option<u32> {
         let flow_id = item.numbers.flow_id;
         if flow_id == 0 { None } else { self.tombstones.with_flow_id(&item.key, item.hash, flow_id) }

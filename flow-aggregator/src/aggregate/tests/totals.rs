@@ -159,6 +159,12 @@ fn without_flow_ids_the_start_times_decide() {
     table.hear(NODE_A, &[packets(plain(external(0, 8), 31, 33), 8)], 3);
     assert_eq!(table.counts().reused, 1, "a start after the end: another flow");
     assert_eq!(table.exports().len(), 2);
+    table.hear(NODE_A, &[packets(plain(external(0, 5), 10, 30), 5)], 4);
+    assert_eq!(
+        (table.counts().repeated, table.exports().len()),
+        (1, 0),
+        "a late repeat of the first is none of the second"
+    );
 }
 
 #[test]
