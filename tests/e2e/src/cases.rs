@@ -60,6 +60,14 @@ impl Way {
         }
     }
 
+    /// Who answers.
+    pub fn server(self) -> Host {
+        match self {
+            Self::ToExternal => Host::External,
+            _ => Host::Pod(Pod::server(self.backend())),
+        }
+    }
+
     /// Whether a Service stands between.
     pub fn is_service(self) -> bool {
         !matches!(self, Self::SameNode | Self::AcrossNodes | Self::ToExternal)

@@ -5,8 +5,11 @@
 
 mod cage;
 pub mod cases;
+pub mod expect;
+pub mod joined;
 mod lab;
 mod manifests;
+pub mod product;
 mod programs;
 mod services;
 pub mod topology;

@@ -16,7 +16,7 @@ use crate::cage::Namespace;
 use crate::topology::Protocol;
 
 /// Packets and layer-3 bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Count {
     /// Packets, as skbs.
     pub packets: u64,

@@ -1,0 +1,391 @@
+//! The product running in the lab: an agent in each Node, the aggregator on a host of its own, certificates of their own
+//! making, and TLS between them.
+//!
+//! Takes the lab and what a test wants configured otherwise; gives processes that can be killed and started again, what
+//! the agents say of themselves, and the joined flows. Judges nothing.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::joined::Joined;
+use crate::lab::Lab;
+use crate::programs;
+use crate::topology::{Family, Host, Node, collector};
+use crate::truth::Count;
+use crate::wait::eventually;
+
+/// How long a part may take to be ready: the verifier works through the programs in that time.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Where the aggregator answers for its health.
+const ADMIN_PORT: u16 = 10_349;
+
+/// What the lab configures otherwise than by default, as lines of the configuration files.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Further keys of flow-agent.conf.
+    pub agent: String,
+    /// Further keys of flow-aggregator.conf.
+    pub aggregator: String,
+    /// Further keys of the agent's section `flowExporter`; replaces the lab's own, which are short for tests.
+    pub exporter: Option<String>,
+}
+
+/// The product's processes.
+#[derive(Debug)]
+pub struct Product<'lab> {
+    lab: &'lab Lab,
+    settings: Settings,
+    aggregator: Mutex<Option<Child>>,
+    agents: Mutex<HashMap<Node, Child>>,
+    joined: Joined,
+}
+
+impl<'lab> Product<'lab> {
+    /// Makes certificates and configurations, starts all three and waits until they work together.
+    pub fn start(lab: &'lab Lab, settings: Settings) -> Result<Self> {
+        let certs = lab.path("certs");
+        let host = collector(Family::V4).to_string();
+        let mut init = Command::new(programs::beside("flow-aggregator")?);
+        init.args(["certs", "init"]).arg(&certs).args(["--san", &host]);
+        let made = init.output()?;
+        ensure!(made.status.success(), "certs init failed: {}", String::from_utf8_lossy(&made.stderr));
+        let product = Self {
+            lab,
+            settings,
+            aggregator: Mutex::default(),
+            agents: Mutex::default(),
+            joined: Joined::new(lab.path("joined.json")),
+        };
+        product.start_aggregator()?;
+        for node in Node::ALL {
+            product.start_agent(node)?;
+        }
+        for node in Node::ALL {
+            product.wait_for_agent(node)?;
+        }
+        Ok(product)
+    }
+
+    /// The joined flows.
+    pub fn joined(&self) -> &Joined {
+        &self.joined
+    }
+
+    /// Starts the aggregator and waits until it listens.
+    pub fn start_aggregator(&self) -> Result<()> {
+        let certs = self.lab.path("certs");
+        let text = format!(
+            "tls: {{ca: {0}/ca.crt, cert: {0}/server.crt, key: {0}/server.key}}
+flowLogger: {{enable: true, path: {1}}}
+activeFlowRecordTimeout: 1s
+inactiveFlowRecordTimeout: 90s
+correlationTimeout: 5s
+{2}",
+            certs.display(),
+            self.joined.path().display(),
+            self.settings.aggregator
+        );
+        let child = self.launch("flow-aggregator", "flow-aggregator", &Host::Collector, &text)?;
+        *lock(&self.aggregator) = Some(child);
+        let namespace = self.lab.namespace(&Host::Collector)?;
+        let health = SocketAddr::from((Ipv6Addr::LOCALHOST, ADMIN_PORT));
+        let listens = || -> Result<()> {
+            self.still_runs(lock(&self.aggregator).as_mut(), "flow-aggregator")?;
+            namespace.within(|| TcpStream::connect(health))?.context("the aggregator does not listen")?;
+            Ok(())
+        };
+        eventually(READY_WITHIN, listens).map_err(|error| self.with_logs(error))
+    }
+
+    /// Starts a Node's agent; `wait_for_agent` says when it works.
+    pub fn start_agent(&self, node: Node) -> Result<()> {
+        let certs = self.lab.path("certs");
+        let exporter = self
+            .settings
+            .exporter
+            .as_deref()
+            .unwrap_or("  flowPollInterval: 1s\n  activeFlowExportTimeout: 1s\n  idleFlowExportTimeout: 2s\n");
+        let text = format!(
+            "nodeName: {name}
+flowExporter:
+  flowCollectorAddr: \"{collector}:4739:tls\"
+{exporter}tls: {{ca: {certs}/ca.crt, cert: {certs}/client.crt, key: {certs}/client.key}}
+kubernetes: {{objects: {objects}}}
+apiSocket: {socket}
+adminAddr: \"127.0.0.1:10359\"
+{further}",
+            name = node.name(),
+            collector = collector(Family::V4),
+            certs = certs.display(),
+            objects = self.lab.objects().display(),
+            socket = self.socket(node).display(),
+            further = self.settings.agent,
+        );
+        let child = self.launch("flow-agent", &agent(node), &Host::Node(node), &text)?;
+        lock(&self.agents).insert(node, child);
+        Ok(())
+    }
+
+    /// Waits until a Node's agent has attached every Pod's interface and both uplinks, and has its collector.
+    pub fn wait_for_agent(&self, node: Node) -> Result<()> {
+        let works = || -> Result<()> {
+            self.still_runs(lock(&self.agents).get_mut(&node), &agent(node))?;
+            let facts = self.facts(node)?;
+            ensure!(facts.export.peer.is_some(), "{} has no collector: {:?}", agent(node), facts.export);
+            let links = self.lab.interfaces(node)?;
+            for link in links.keys().filter(|link| link.starts_with("veth") || link.starts_with("eth")) {
+                let attached = facts.interfaces.iter().any(|it| it.name == *link && it.attached.is_some());
+                ensure!(attached, "{link} of {} is not attached: {:?}", node.name(), facts.interfaces);
+            }
+            Ok(())
+        };
+        eventually(READY_WITHIN, works).map_err(|error| self.with_logs(error))
+    }
+
+    /// kill -9 of a Node's agent.
+    pub fn kill_agent(&self, node: Node) -> Result<()> {
+        kill(lock(&self.agents).remove(&node))
+    }
+
+    /// kill -9 of the aggregator.
+    pub fn kill_aggregator(&self) -> Result<()> {
+        kill(lock(&self.aggregator).take())
+    }
+
+    /// Asks a Node's agent to end in order, and waits until it has.
+    pub fn stop_agent(&self, node: Node) -> Result<()> {
+        let child = lock(&self.agents).remove(&node);
+        let mut child = child.with_context(|| format!("{} does not run", agent(node)))?;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let status = child.wait()?;
+        ensure!(status.success(), "{} ended with {status}", agent(node));
+        Ok(())
+    }
+
+    /// What an agent says of itself: `flow-agent doctor`.
+    pub fn facts(&self, node: Node) -> Result<Facts> {
+        Ok(self.diagnosis(node)?.facts)
+    }
+
+    /// What an agent says of itself, and what it makes of it.
+    pub fn diagnosis(&self, node: Node) -> Result<Diagnosis> {
+        let output = self.agent_cli(node, &["doctor", "-o", "json"])?;
+        serde_json::from_str(&output).with_context(|| format!("doctor's JSON: {output}"))
+    }
+
+    /// The agent's command line against its running agent; gives what it prints, whatever its exit status.
+    pub fn agent_cli(&self, node: Node, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(programs::beside("flow-agent")?);
+        command.args(args).arg("--socket").arg(self.socket(node));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = self.lab.node(node)?.spawn(&mut command)?.wait_with_output()?;
+        if output.stdout.is_empty() {
+            bail!("flow-agent {} printed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// A page of a part's admin port, as text: `/metrics`, `/readyz`.
+    pub fn page(&self, host: &Host, port: u16, path: &str) -> Result<String> {
+        use std::io::{Read, Write};
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut stream = self.lab.namespace(host)?.within(|| TcpStream::connect(addr))??;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// The aggregator's metrics: name (with labels, if any) and value.
+    pub fn aggregator_metrics(&self) -> Result<HashMap<String, f64>> {
+        let page = self.page(&Host::Collector, ADMIN_PORT, "/metrics")?;
+        let samples = page.lines().filter(|line| line.starts_with("flow_aggregator_"));
+        Ok(samples
+            .filter_map(|line| Some((line.rsplit_once(' ')?.0.to_owned(), line.rsplit_once(' ')?.1.parse().ok()?)))
+            .collect())
+    }
+
+    /// What a part has logged so far.
+    pub fn log(&self, part: &str) -> Result<String> {
+        Ok(std::fs::read_to_string(self.log_path(part))?)
+    }
+
+    /// An error with the last lines of every part's log.
+    pub fn with_logs(&self, error: anyhow::Error) -> anyhow::Error {
+        let mut text = String::new();
+        for part in ["flow-aggregator".to_owned(), agent(Node::A), agent(Node::B)] {
+            let log = self.log(&part).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n  ");
+            text += &format!("\n--- {part} logged:\n  {last}");
+        }
+        error.context(text)
+    }
+
+    /// The socket of a Node's agent.
+    pub fn socket(&self, node: Node) -> PathBuf {
+        self.lab.path(&format!("{}.sock", node.name()))
+    }
+
+    fn launch(&self, program: &str, name: &str, host: &Host, configuration: &str) -> Result<Child> {
+        let path = self.lab.path(&format!("{name}.conf"));
+        std::fs::write(&path, configuration)?;
+        let log = File::options().append(true).create(true).open(self.log_path(name))?;
+        let mut command = Command::new(programs::beside(program)?);
+        command.arg("run").arg("--config").arg(&path);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.lab.namespace(host)?.spawn(&mut command)
+    }
+
+    fn log_path(&self, part: &str) -> PathBuf {
+        self.lab.path(&format!("{part}.log"))
+    }
+
+    fn still_runs(&self, child: Option<&mut Child>, name: &str) -> Result<()> {
+        match child.with_context(|| format!("{name} was not started"))?.try_wait()? {
+            Some(status) => bail!("{name} ended with {status}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Product<'_> {
+    fn drop(&mut self) {
+        let agents = std::mem::take(&mut *lock(&self.agents));
+        for child in agents.into_values().map(Some).chain([lock(&self.aggregator).take()]) {
+            // Fails only for one that has ended already.
+            let _ = kill(child);
+        }
+    }
+}
+
+/// The name of a Node's agent in logs and files.
+pub fn agent(node: Node) -> String {
+    format!("flow-agent-{}", node.name())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kill(child: Option<Child>) -> Result<()> {
+    let mut child = child.context("it does not run")?;
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+/// What `flow-agent doctor -o json` prints.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Diagnosis {
+    /// What the agent knows.
+    pub facts: Facts,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// Something wrong.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Finding {
+    /// What it is.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// What the lab wants of an agent's facts.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Facts {
+    /// Interfaces that a pattern names.
+    pub interfaces: Vec<Interface>,
+    /// Its flows.
+    pub flows: Flows,
+    /// The way to the collector.
+    pub export: Export,
+    /// Where names come from.
+    pub objects: Objects,
+}
+
+/// The connection table.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Flows {
+    /// Live ones.
+    pub live: u64,
+    /// Ended early for lack of room.
+    pub evicted: u64,
+}
+
+/// The way to the collector.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Export {
+    /// The address that is connected.
+    pub peer: Option<String>,
+    /// Why not.
+    pub failure: Option<String>,
+    /// Flow records sent.
+    pub records: u64,
+    /// Ended flows in the spool that were never sent.
+    pub unsent: u64,
+    /// Ended flows that left the spool unsent.
+    pub lost_flows: u64,
+}
+
+/// Where names come from.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Objects {
+    /// What was refused at the last look.
+    pub refused: Vec<String>,
+    /// Pods known.
+    pub pods: u64,
+}
+
+/// One interface and where its packets are.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// How it is attached.
+    pub attached: Option<String>,
+    /// Packets by its own counters since the attach: received and sent.
+    pub own: [u64; 2],
+    /// Packets by its own counters before the attach.
+    pub before_attach: [u64; 2],
+    /// Packets that the programs saw, by hook.
+    pub seen_by_hook: [u64; 2],
+    /// What they saw on both hooks.
+    pub seen: Count,
+    /// What went into records.
+    pub accounted: Count,
+    /// What another point or another translation's entry accounts for.
+    pub annotated: Count,
+    /// What is not yet in a record.
+    pub waiting: Count,
+    /// What is in no record, by reason.
+    pub lost: Vec<Loss>,
+}
+
+/// Packets in no record, and why.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Loss {
+    /// The reason.
+    pub reason: String,
+    /// How much.
+    pub tally: Count,
+}
+
+impl Interface {
+    /// Everything that the programs saw, by where it went.
+    pub fn told(&self) -> Count {
+        self.accounted + self.annotated + self.waiting + self.lost.iter().map(|loss| loss.tally).sum()
+    }
+}
