@@ -1,12 +1,31 @@
-//! `cargo xtask demo`.
+//! `cargo xtask demo`: sets up what is missing and builds as the user, then becomes the lab's demo program, which needs root.
 
-use anyhow::Result;
+use crate::setup::{self, Need};
+use crate::{build_ebpf, shell};
+use anyhow::{Context, Result};
+use std::os::unix::process::CommandExt;
 
 /// What `demo` takes.
 #[derive(clap::Args)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    /// How long traffic goes on.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Print one JSON document at the end instead of the table and the report.
+    #[arg(long)]
+    json: bool,
+}
 
-/// Runs it.
-pub(crate) fn run(_options: &Options) -> Result<()> {
-    Ok(())
+/// Returns only if the demo could not be started: it takes this process's place, so that Ctrl-C and every end reach it.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut demo = shell::privileged(shell::root().join("target/release/demo"))?;
+    setup::ensure(&[Need::Build, Need::Lab])?;
+    build_ebpf::run(&build_ebpf::Options {})?;
+    let packages = ["flow-agent", "flow-aggregator", "e2e"].map(|package| ["--package", package]);
+    shell::run(shell::cargo().args(["build", "--release"]).args(packages.as_flattened()))?;
+    demo.arg("--seconds").arg(options.seconds.to_string());
+    if options.json {
+        demo.arg("--json");
+    }
+    Err(demo.exec()).context("cannot start target/release/demo")
 }

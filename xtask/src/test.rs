@@ -1,12 +1,169 @@
-//! `cargo xtask test`.
+//! `cargo xtask test`: every check there is, cheapest first. A step that fails does not keep the later ones from running; a summary says
+//! what became of each, and the exit status is success only if none failed.
 
-use anyhow::Result;
+use crate::setup::{self, Need};
+use crate::{build_ebpf, shell, tidy};
+use anyhow::{Result, bail};
+use binaries::{As, Count};
+use std::time::{Duration, Instant};
+
+mod binaries;
 
 /// What `test` takes.
 #[derive(clap::Args)]
-pub(crate) struct Options {}
+pub(crate) struct Options {
+    /// Run only this step (repeatable).
+    #[arg(long, value_name = "STEP")]
+    only: Vec<Step>,
+}
 
-/// Runs it.
-pub(crate) fn run(_options: &Options) -> Result<()> {
+/// The steps in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Step {
+    /// rustfmt on every file.
+    Format,
+    /// The architecture's invariants.
+    Tidy,
+    /// The kernel programs build.
+    Ebpf,
+    /// Every lint, as errors.
+    Clippy,
+    /// Unit tests, laws and documentation examples.
+    Host,
+    /// The kernel programs on real packets; needs root.
+    Kernel,
+    /// The product in the lab; needs root.
+    Lab,
+    /// Foreign collectors and exporters.
+    Interop,
+}
+
+const STEPS: [Step; 8] =
+    [Step::Format, Step::Tidy, Step::Ebpf, Step::Clippy, Step::Host, Step::Kernel, Step::Lab, Step::Interop];
+
+/// The test programs of flow-agent that load kernel programs begin with this.
+const KERNEL: &str = "kernel_";
+
+/// What became of a step.
+struct Outcome {
+    step: Step,
+    took: Duration,
+    count: Count,
+    failure: Option<String>,
+}
+
+/// Runs the steps and ends with the summary.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let chosen = |step: &Step| options.only.is_empty() || options.only.contains(step);
+    let steps: Vec<Step> = STEPS.into_iter().filter(chosen).collect();
+    let needed = |need: &Need| steps.iter().any(|step| step.needs().contains(need));
+    let needs: Vec<Need> = [Need::Build, Need::Lab, Need::Interop].into_iter().filter(needed).collect();
+    setup::ensure(&needs)?;
+    let outcomes: Vec<Outcome> = steps.into_iter().map(outcome).collect();
+    summary(&outcomes)
+}
+
+fn outcome(step: Step) -> Outcome {
+    println!("\n== {step:?}");
+    let begun = Instant::now();
+    let result = step.run();
+    let took = begun.elapsed();
+    match result {
+        Ok(count) => Outcome { step, took, count, failure: None },
+        Err(error) => {
+            println!("{error:#}");
+            Outcome { step, took, count: Count { passed: 0, failed: 1 }, failure: Some(format!("{error:#}")) }
+        }
+    }
+}
+
+impl Step {
+    fn needs(self) -> &'static [Need] {
+        match self {
+            Step::Format | Step::Tidy => &[],
+            Step::Clippy | Step::Ebpf | Step::Host | Step::Kernel => &[Need::Build],
+            Step::Lab => &[Need::Build, Need::Lab],
+            Step::Interop => &[Need::Build, Need::Lab, Need::Interop],
+        }
+    }
+
+    fn run(self) -> Result<Count> {
+        match self {
+            Step::Format => one(shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
+            Step::Tidy => one(tidy::run()),
+            Step::Ebpf => one(build_ebpf::run(&build_ebpf::Options {})),
+            Step::Clippy => one(shell::run(shell::cargo().args([
+                "clippy",
+                "--quiet",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ]))),
+            Step::Host => host(),
+            Step::Kernel => tests(&["--package", "flow-agent"], |name| name.starts_with(KERNEL), As::Root, &[]),
+            Step::Lab => {
+                // The lab runs the programs as they are built.
+                shell::run(shell::cargo().args(["build", "--quiet", "--workspace"]))?;
+                tests(&["--package", "e2e"], |_| true, As::Root, &[])
+            }
+            Step::Interop => {
+                shell::run(shell::cargo().args(["build", "--quiet", "--workspace"]))?;
+                tests(&["--package", "interop"], |_| true, As::Root, &[])
+            }
+        }
+    }
+}
+
+/// A step that is a single check.
+fn one(result: Result<()>) -> Result<Count> {
+    result.map(|()| Count { passed: 1, failed: 0 })
+}
+
+fn host() -> Result<Count> {
+    let others = ["--workspace", "--exclude", "e2e", "--exclude", "interop"];
+    let mut count = tests(&others, |name| !name.starts_with(KERNEL), As::User, &[])?;
+    let examples = binaries::count(shell::cargo().args(["test", "--quiet", "--workspace", "--doc"]))?;
+    count.passed += examples.passed;
+    count.failed += examples.failed;
+    Ok(count)
+}
+
+/// Builds tests as the user and runs those that are chosen by name.
+fn tests(package: &[&str], chosen: impl Fn(&str) -> bool, rights: As, args: &[&str]) -> Result<Count> {
+    let mut count = Count::default();
+    let mut broken = Vec::new();
+    for binary in binaries::build(package)?.iter().filter(|binary| chosen(binary.name())) {
+        match binary.run(rights, args) {
+            Ok(of_binary) => {
+                count.passed += of_binary.passed;
+                count.failed += of_binary.failed;
+            }
+            Err(error) => broken.push(format!("{error:#}")),
+        }
+    }
+    if !broken.is_empty() {
+        bail!("{}", broken.join("; "));
+    }
+    Ok(count)
+}
+
+/// A line a step, and the closing line.
+fn summary(outcomes: &[Outcome]) -> Result<()> {
+    println!("\n{:9} {:>7} {:>7} {:>7}", "STEP", "PASSED", "FAILED", "TIME");
+    for Outcome { step, took, count, failure } in outcomes {
+        let name = format!("{step:?}");
+        println!("{name:9} {:>7} {:>7} {:>6}s", count.passed, count.failed, took.as_secs());
+        if let Some(failure) = failure {
+            println!("          {}", failure.lines().next().unwrap_or_default());
+        }
+    }
+    let sum = |number: fn(&Count) -> u32| outcomes.iter().map(|outcome| number(&outcome.count)).sum::<u32>();
+    let (passed, failed) = (sum(|count| count.passed), sum(|count| count.failed));
+    println!("\n{passed} passed, {failed} failed");
+    if failed > 0 {
+        bail!("not every check passed");
+    }
     Ok(())
 }

@@ -103,3 +103,13 @@ fn translation(done: &Done, truth: &Truth, record: &Record) -> Result<()> {
     ensure!(seen == expected, "the server saw {seen:?}, conntrack {expected:?}");
     Ok(())
 }
+
+/// All of them hold; if not, every one that does not is named with its difference.
+pub fn all_hold(all: &[Done], truth: &Truth, records: &[Record]) -> Result<()> {
+    let differences: Vec<String> = all
+        .iter()
+        .filter_map(|done| holds(done, truth, records).err().map(|error| format!("{}: {error:#}", done.case)))
+        .collect();
+    ensure!(differences.is_empty(), "{} of {} differ:\n{}", differences.len(), all.len(), differences.join("\n"));
+    Ok(())
+}

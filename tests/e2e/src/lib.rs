@@ -11,6 +11,7 @@ mod lab;
 mod manifests;
 pub mod product;
 mod programs;
+pub mod report;
 mod services;
 pub mod topology;
 pub mod traffic;

@@ -150,6 +150,15 @@ adminAddr: \"127.0.0.1:10359\"
         eventually(READY_WITHIN, works).map_err(|error| self.with_logs(error))
     }
 
+    /// Fails if one of the processes has ended by itself.
+    pub fn all_run(&self) -> Result<()> {
+        self.still_runs(lock(&self.aggregator).as_mut(), "flow-aggregator")?;
+        for node in Node::ALL {
+            self.still_runs(lock(&self.agents).get_mut(&node), &agent(node))?;
+        }
+        Ok(())
+    }
+
     /// kill -9 of a Node's agent.
     pub fn kill_agent(&self, node: Node) -> Result<()> {
         kill(lock(&self.agents).remove(&node))
