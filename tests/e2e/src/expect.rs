@@ -24,9 +24,9 @@ pub fn holds(done: &Done, truth: &Truth, records: &[Record]) -> Result<()> {
     names(done, last)?;
     translation(done, truth, last)?;
     let expected = counted(done, truth)?;
-    ensure!(last.totals() == expected, "totals are {:?}, nft counted {expected:?}", last.totals());
-    let deltas = sum_of_deltas(of_flow);
-    ensure!(deltas == expected, "deltas add up to {deltas:?}, nft counted {expected:?}");
+    ensure!(last.totals() == expected, "totals are {:?}, nft counted {expected:?}: {of_flow:#?}", last.totals());
+    let deltas = sum_of_deltas(of_flow.iter().copied());
+    ensure!(deltas == expected, "deltas add up to {deltas:?}, nft counted {expected:?}: {of_flow:#?}");
     // 1 s: flows begin at the first packet, which the kernel times by a coarser clock than the program's.
     let began = done.report.started_ms.saturating_sub(1_000)..=done.report.ended_ms + 1_000;
     ensure!(began.contains(&last.flow_start_milliseconds), "began at {}, not {began:?}", last.flow_start_milliseconds);
