@@ -4,10 +4,14 @@
 //! know only the common packets, each at the price of one or two bounds checks; [`packet`] knows all, and agrees with them.
 //! Counts nothing and looks nothing up: joining fragments is left to the caller.
 
-use flow_common::abi::{Key4, Key6, STATE_GUESSED, STATE_REVERSED};
+use flow_common::abi::{Key6, STATE_GUESSED, STATE_REVERSED};
 
+mod header;
+mod plain;
 mod transport;
 
+use header::{Extension, FRAGMENT_OFFSET, FRAGMENTED, Ipv4, Ipv6, MORE6, OFFSET6, Tag};
+pub use plain::{Plain, plain4, plain6};
 pub use transport::Transport;
 
 /// Bytes of a header as they stand in the packet.
@@ -155,63 +159,6 @@ pub fn packet<L: Load>(load: &L, frame: Frame, into: &mut Packet) -> Result<(), 
     }
 }
 
-/// What the common packets come to.
-#[derive(Clone, Copy, Debug)]
-pub struct Plain<K> {
-    /// The flow's key.
-    pub key: K,
-    /// Whether it goes from the key's end 1 to end 0.
-    pub reversed: bool,
-    /// Layer-3 bytes.
-    pub bytes: u32,
-    /// TCP flags; 0 for UDP.
-    pub flags: u32,
-    /// Offset of the transport header.
-    pub transport: u32,
-}
-
-/// TCP or UDP over IPv4 without options, fragments or faults; none for anything else.
-#[inline(always)]
-pub fn plain4<L: Load>(load: &L, link: u32, length: u32) -> Option<Plain<Key4>> {
-    let header: Ipv4Ports = load.load(link)?;
-    let ip = &header.ip;
-    let bytes = u32::from(u16::from_be(ip.total));
-    if ip.version_ihl != 0x45 || ip.fragment & FRAGMENTED != 0 || link.wrapping_add(bytes) > length {
-        return None;
-    }
-    let transport = link.wrapping_add(20);
-    let flags = plain_flags(load, ip.protocol, transport, bytes.wrapping_sub(20), bytes >= 28)?;
-    let reversed = ip.src > ip.dst || (ip.src == ip.dst && source(header.ports) > destination(header.ports));
-    let key = if reversed {
-        Key4::new([ip.dst, ip.src], swapped(header.ports), ip.protocol)
-    } else {
-        Key4::new([ip.src, ip.dst], header.ports, ip.protocol)
-    };
-    Some(Plain { key, reversed, bytes, flags, transport })
-}
-
-/// TCP or UDP over IPv6 without extension headers or faults; none for anything else.
-#[inline(always)]
-pub fn plain6<L: Load>(load: &L, link: u32, length: u32) -> Option<Plain<Key6>> {
-    let header: Ipv6Ports = load.load(link)?;
-    let ip = &header.ip;
-    let payload = u32::from(u16::from_be(ip.payload));
-    let bytes = payload.wrapping_add(40);
-    if ip.version & 0xf0 != 0x60 || link.wrapping_add(bytes) > length {
-        return None;
-    }
-    let transport = link.wrapping_add(40);
-    let flags = plain_flags(load, ip.next, transport, payload, payload >= 8)?;
-    let [ports, _] = header.ports;
-    let reversed = above6(&ip.src, &ip.dst, source(ports), destination(ports));
-    let key = if reversed {
-        Key6::new([ip.dst, ip.src], swapped(ports), ip.next)
-    } else {
-        Key6::new([ip.src, ip.dst], ports, ip.next)
-    };
-    Some(Plain { key, reversed, bytes, flags, transport })
-}
-
 /// The source port of a pair as loaded.
 #[inline(always)]
 fn source(ports: u32) -> u16 {
@@ -229,16 +176,6 @@ fn destination(ports: u32) -> u16 {
 #[inline(always)]
 fn swapped(ports: u32) -> u32 {
     ports.rotate_left(16)
-}
-
-/// Flags of a whole TCP header, 0 for a whole UDP one, none for everything else.
-#[inline(always)]
-fn plain_flags<L: Load>(load: &L, protocol: u8, transport: u32, payload: u32, udp_fits: bool) -> Option<u32> {
-    match protocol {
-        TCP if udp_fits && payload >= 20 => transport::tcp_flags(load, transport),
-        UDP if udp_fits => Some(0),
-        _ => None,
-    }
 }
 
 #[inline(always)]
@@ -384,85 +321,3 @@ pub(crate) fn originator(reversed: bool) -> u32 {
 pub(crate) fn guessed(reversed: bool) -> u32 {
     originator(reversed) | STATE_GUESSED
 }
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Tag {
-    control: u16,
-    protocol: u16,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv4 {
-    version_ihl: u8,
-    service: u8,
-    total: u16,
-    id: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    checksum: u16,
-    src: u32,
-    dst: u32,
-}
-
-/// More fragments, or an offset, in [`Ipv4::fragment`] as loaded.
-const FRAGMENTED: u16 = 0x3fff_u16.to_be();
-const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv4Ports {
-    ip: Ipv4,
-    ports: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv6 {
-    version: u8,
-    label: [u8; 3],
-    payload: u16,
-    next: u8,
-    hops: u8,
-    src: [u64; 2],
-    dst: [u64; 2],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv6Ports {
-    ip: Ipv6,
-    // Two pairs to be free of padding; with UDP's and TCP's shortest header they are there.
-    ports: [u32; 2],
-}
-
-/// First eight bytes of any extension header; `fragment` and `id` mean that only in a fragment header.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Extension {
-    next: u8,
-    length: u8,
-    fragment: u16,
-    id: u32,
-}
-
-const OFFSET6: u16 = 0xfff8_u16.to_be();
-const MORE6: u16 = 0x0001_u16.to_be();
-
-// SAFETY: integers only, no padding.
-unsafe impl Header for Tag {}
-// SAFETY: integers only, no padding.
-unsafe impl Header for Ipv4 {}
-// SAFETY: integers only, no padding.
-unsafe impl Header for Ipv4Ports {}
-// SAFETY: integers only, no padding.
-unsafe impl Header for Ipv6 {}
-// SAFETY: integers only, no padding.
-unsafe impl Header for Ipv6Ports {}
-// SAFETY: integers only, no padding.
-unsafe impl Header for Extension {}
-
-const _: () = assert!(size_of::<Ipv4>() == 20 && size_of::<Ipv4Ports>() == 24);
-const _: () = assert!(size_of::<Ipv6>() == 40 && size_of::<Ipv6Ports>() == 48 && size_of::<Extension>() == 8);

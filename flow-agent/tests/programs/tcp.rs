@@ -5,7 +5,7 @@ use flow_common::abi::{
     EVENT_CLOSED, EVENT_GENERATION, EVENT_NEW, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, STATE_CLOSED, STATE_GUESSED,
     STATE_RESET,
 };
-use flow_ebpf::frames::{Ipv4, Ipv6, Tcp};
+use flow_ebpf::frames::{Ipv4, Ipv6, MORE, Tcp};
 
 const SYN: u8 = 2;
 const ACK: u8 = 0x10;
@@ -92,6 +92,22 @@ fn a_syn_after_the_end_takes_its_direction_over() {
     harness.pass(uplink(4, true), &segment(false, false, SYN, 900, 0));
     assert_eq!(harness.only().1.generation, 1, "the next hook on its way only annotates");
     assert_eq!(harness.balance(), []);
+}
+
+#[test]
+fn data_of_a_later_fragment_is_no_tcp_header() {
+    let mut harness = Harness::new(Setting::default());
+    send(&harness, false, &OPEN);
+    // An answer is awaited now, so that the client's segments are looked at.
+    send(&harness, false, &[(true, FIN | ACK, 501, 101)]);
+    let first = Ipv4 { id: 7, fragment: MORE, ..Ipv4::new(6) };
+    let segment = Tcp { sequence: 101, acknowledged: 501, ..Tcp::new(ACK) };
+    harness.pass(pod(2, false), &first.frame(&segment.with(b"data")));
+    let forged = Tcp { acknowledged: 502, ..Tcp::new(RST | FIN | ACK) }.with(b"");
+    harness.pass(pod(2, false), &Ipv4 { fragment: 3, ..first }.frame(&forged));
+    let flow = harness.only().1;
+    assert_eq!((harness.ends(), flow.state & STATE_CLOSED), (vec![], 0));
+    assert_eq!(flow.direction[flow.originator()].packets, 4, "and yet it is counted in the connection");
 }
 
 #[test]

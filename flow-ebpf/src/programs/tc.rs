@@ -12,7 +12,8 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use flow_common::abi::{
-    ACKED_FIN, Count, Direction, FLAG_FIN, FLAG_RST, FLAG_SYN, FRESH, Flow, HookCounters, Key6, Reason, SLOTS, owner,
+    ACKED_FIN, Count, Direction, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, FRESH, Flow, HookCounters, Key6, Reason,
+    SLOTS, owner,
 };
 use flow_ebpf::parse::{self, Fragment, Frame, Packet, Plain, Refusal};
 use flow_ebpf::tcp;
@@ -256,7 +257,8 @@ fn lose(hook: *mut HookCounters, reason: Reason, bytes: u64) {
 
 #[inline(always)]
 fn not_ip(ethertype: u32, bytes: u64) {
-    for key in [ethertype, 0] {
+    // Twice, because another CPU may be first.
+    for key in [ethertype, ethertype, 0] {
         if let Some(count) = ETHERTYPES.get_ptr_mut(key) {
             // SAFETY: entries are never deleted.
             unsafe {
@@ -302,7 +304,8 @@ unsafe fn count<K: Copy + Into<Key6>>(
         } else if (*own).pending_packets != FRESH {
             (*own).pending_packets = FRESH;
         }
-        let awaiting = (*own).awaited != 0 && (*own).flags & ACKED_FIN == 0;
+        // No flags, no TCP header: what stands at its place in a later fragment is data.
+        let awaiting = passing.flags & FLAG_ACK != 0 && (*own).awaited != 0 && (*own).flags & ACKED_FIN == 0;
         let mut event = 0;
         if passing.flags & (FLAG_SYN | FLAG_FIN | FLAG_RST) != 0 || awaiting {
             event = ends::advance(skb, flow, passing.direction, passing.transport, passing.end);
