@@ -1,9 +1,10 @@
 //! Deadlines of many slots, in a ring of one-second buckets.
 //!
-//! Takes slot numbers (of whatever slab the caller has) and the second at which each is to be looked at again; gives the slots whose
-//! second has come. A slot has one deadline at a time. Deadlines move lazily: a record of a flow touches nothing here, the slot
-//! fires at the time that was right when it was scheduled, and the caller, which knows the flow's times, either acts or schedules it
-//! again. So a slot may fire early, never late. Knows nothing of what expires and reads no clock.
+//! Takes slot numbers (of whatever slab the caller has) and the second at which each is to be looked at again; gives
+//! the slots whose second has come. A slot has one deadline at a time. Deadlines move lazily: a record of a flow
+//! touches nothing here, the slot fires at the time that was right when it was scheduled, and the caller, which knows
+//! the flow's times, either acts or schedules it again. So a slot may fire early, never late. Knows nothing of what
+//! expires and reads no clock.
 
 /// The value of `due` for a slot that has no deadline.
 const NONE: u32 = u32::MAX;
@@ -38,8 +39,8 @@ impl Expiry {
         }
     }
 
-    /// Makes `slot` fire at second `at` at the latest (at the next call of [`Self::fire`] if that has passed). A deadline that it has
-    /// already and that comes sooner stays: it fires then and can be moved.
+    /// Makes `slot` fire at second `at` at the latest (at the next call of [`Self::fire`] if that has passed). A
+    /// deadline that it has already and that comes sooner stays: it fires then and can be moved.
     pub fn schedule(&mut self, slot: u32, at: u32) {
         let horizon = i64::from(self.next) + self.buckets.len() as i64 - 1;
         // Within [next, horizon], both of which fit.
@@ -58,7 +59,8 @@ impl Expiry {
         self.buckets[bucket].push(slot);
     }
 
-    /// Takes `slot`'s deadline away, as must be done before a slab gives the slot to something else that is scheduled later.
+    /// Takes `slot`'s deadline away, as must be done before a slab gives the slot to something else that is scheduled
+    /// later.
     pub fn cancel(&mut self, slot: u32) {
         if let Some(due) = self.due.get_mut(slot as usize)
             && *due != NONE
@@ -68,8 +70,8 @@ impl Expiry {
         }
     }
 
-    /// Moves up to `max` slots whose second is `now` or earlier to the end of `fired`; they have no deadline any more. True if
-    /// there are more of them: call again when other work has had its turn.
+    /// Moves up to `max` slots whose second is `now` or earlier to the end of `fired`; they have no deadline any
+    /// more. True if there are more of them: call again when other work has had its turn.
     pub fn fire(&mut self, now: u32, max: usize, fired: &mut Vec<u32>) -> bool {
         let now = self.elapsed(now);
         let mut left = max;
@@ -119,8 +121,8 @@ impl Expiry {
         elapsed.clamp(latest, i64::from(NONE - 1) - self.buckets.len() as i64) as u32
     }
 
-    /// Passes the seconds up to `now` by moving the origin, so that the ring's seconds stay small however the clock jumps. Nothing is
-    /// scheduled, so only stale entries can be there.
+    /// Passes the seconds up to `now` by moving the origin, so that the ring's seconds stay small however the clock
+    /// jumps. Nothing is scheduled, so only stale entries can be there.
     fn skip_to(&mut self, now: u32) {
         for bucket in &mut self.buckets {
             bucket.clear();

@@ -1,8 +1,8 @@
 //! The filter language of command lines, API and UI.
 //!
-//! Takes text; gives a [`Filter`] that prints in one canonical form and is tried on anything that is a [`Subject`]. Tells what could
-//! stand at a cursor. The language is described in docs/filters.md, whose examples are tested. Knows no record: a field's value
-//! is what the subject says. Does no I/O and, when a filter is tried, allocates nothing.
+//! Takes text; gives a [`Filter`] that prints in one canonical form and is tried on anything that is a [`Subject`].
+//! Tells what could stand at a cursor. The language is described in docs/filters.md, whose examples are tested. Knows
+//! no record: a field's value is what the subject says. Does no I/O and, when a filter is tried, allocates nothing.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,7 +1,8 @@
-//! What is known of a cluster's objects: which Pod had an address at a time, which Service an address and port stand for.
+//! What is known of a cluster's objects: which Pod had an address at a time, which Service an address and port stand
+//! for.
 //!
-//! Takes reduced objects (from the folder of manifests, or from a watch of the API server) and the time of each change; answers look-ups
-//! without I/O, a clock or a lock. Evaluates no policies, resolves no names.
+//! Takes reduced objects (from the folder of manifests, or from a watch of the API server) and the time of each
+//! change; answers look-ups without I/O, a clock or a lock. Evaluates no policies, resolves no names.
 
 mod claims;
 pub mod folder;

@@ -1,6 +1,7 @@
 //! A point of wall-clock time as flows carry it.
 //!
-//! Takes and gives nanoseconds since 1970. Reads no clock: only the outermost layer of a program does, and passes the value in.
+//! Takes and gives nanoseconds since 1970. Reads no clock: only the outermost layer of a program does, and passes the
+//! value in.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -20,7 +20,8 @@ pub struct Completion {
     pub values_of: Option<String>,
 }
 
-/// What could stand at the cursor, which is at so many UTF-16 units of `text`. Nothing is offered in or behind something that is wrong.
+/// What could stand at the cursor, which is at so many UTF-16 units of `text`. Nothing is offered in or behind
+/// something that is wrong.
 pub fn complete(text: &str, cursor: usize) -> Completion {
     let before = before(text, cursor);
     let begun =

@@ -26,7 +26,8 @@ fn test_holds<S: Subject>(test: &Test, subject: &S) -> bool {
     }
 }
 
-/// For conditions on the flow as a whole: whether it holds. Amounts without a side are those of both directions together.
+/// For conditions on the flow as a whole: whether it holds. Amounts without a side are those of both directions
+/// together.
 fn whole_flow<S: Subject>(test: &Test, subject: &S) -> Option<bool> {
     let Test { side, field, condition } = test;
     let amount = |of: fn(&S, Side) -> u64| match side {
@@ -207,7 +208,8 @@ fn is_any(condition: &Condition, is: impl FnMut(&Value) -> bool) -> bool {
     matches!(condition, Condition::Is(values) if values.iter().any(is))
 }
 
-/// Whether `text` is `glob` with each `*` replaced by something. Linear: what stands between two stars is looked for from the left, once.
+/// Whether `text` is `glob` with each `*` replaced by something. Linear: what stands between two stars is looked for
+/// from the left, once.
 pub(super) fn glob_is(glob: &str, text: &str) -> bool {
     let Some((first, rest)) = glob.split_once('*') else { return glob == text };
     let Some(mut text) = text.strip_prefix(first) else { return false };

@@ -8,8 +8,8 @@ use super::Side;
 use super::field::{Choice, Field};
 use crate::cidr::Cidr;
 
-/// A filter or a part of one. Only [`Expression::all`], [`Expression::any`] and [`Expression::not`] make them, so that nothing is nested in its own
-/// kind and nothing is negated twice.
+/// A filter or a part of one. Only [`Expression::all`], [`Expression::any`] and [`Expression::not`] make them, so
+/// that nothing is nested in its own kind and nothing is negated twice.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Expression {
     /// All hold; none is no condition at all.

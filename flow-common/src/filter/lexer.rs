@@ -93,8 +93,8 @@ pub(super) fn is_word(c: char) -> bool {
     !c.is_whitespace() && !matches!(c, '(' | ')' | ',' | '"' | '=' | '!' | '~' | '<' | '>')
 }
 
-/// The quoted text that `rest` begins with, and how long it is with its quotes. `\"` is a quote and `\\` a backslash; before anything
-/// else a backslash is itself, so that regular expressions need no second one.
+/// The quoted text that `rest` begins with, and how long it is with its quotes. `\"` is a quote and `\\` a backslash;
+/// before anything else a backslash is itself, so that regular expressions need no second one.
 fn quoted(rest: &str) -> Option<(Token, usize)> {
     let mut text = String::new();
     let mut characters = rest.char_indices().skip(1).peekable();

@@ -1,3 +1,5 @@
+//! The language on records, its laws, and what it tells of mistakes.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -98,7 +98,8 @@ pub(super) fn parse_regex(written: &Written<'_>) -> Result<Pattern, Mistake> {
     })
 }
 
-/// What a bare word stands for: `:443` a port, an address or network an end's address, anything else some name or address.
+/// What a bare word stands for: `:443` a port, an address or network an end's address, anything else some name or
+/// address.
 pub(super) fn bare(written: &Written<'_>) -> Result<(Field, Value), Mistake> {
     if !written.quoted {
         if let Some(port) = written.text.strip_prefix(':').filter(|rest| !rest.starts_with(':')) {

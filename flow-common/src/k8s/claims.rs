@@ -1,7 +1,7 @@
 //! What addresses stand for, where several objects may claim the same one.
 //!
-//! An answer never depends on the order in which objects came: of several claims the one whose owner's name sorts first counts, and
-//! when that is withdrawn the next does.
+//! An answer never depends on the order in which objects came: of several claims the one whose owner's name sorts
+//! first counts, and when that is withdrawn the next does.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;

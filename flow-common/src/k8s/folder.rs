@@ -1,8 +1,8 @@
 //! A folder of ordinary Kubernetes manifests as a source of objects.
 //!
-//! Takes files as `kubectl` reads and writes them (`*.yaml`, `*.yml`, `*.json`; not those in folders below, nor hidden ones); gives the changes
-//! since the last look. A file that is wrong is refused as a whole and what it gave before stays. Two files cannot define the same
-//! object. Never touches the index.
+//! Takes files as `kubectl` reads and writes them (`*.yaml`, `*.yml`, `*.json`; not those in folders below, nor
+//! hidden ones); gives the changes since the last look. A file that is wrong is refused as a whole and what it gave
+//! before stays. Two files cannot define the same object. Never touches the index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -236,7 +236,8 @@ impl Found {
     }
 }
 
-/// Refuses new contents until no two files define the same object. What was there before has no duplicates, so this ends.
+/// Refuses new contents until no two files define the same object. What was there before has no duplicates, so this
+/// ends.
 fn refuse_duplicates(folder: &Path, found: &mut BTreeMap<OsString, Found>) {
     loop {
         let mut definitions: BTreeMap<&ObjectRef, &OsString> = BTreeMap::new();
@@ -282,7 +283,8 @@ fn changes(old: &BTreeMap<ObjectRef, Object>, new: &BTreeMap<ObjectRef, Object>)
     gone.chain(other.map(|(_, object)| Change::Apply(object.clone()))).collect()
 }
 
-/// The names of the manifests in a folder. Hidden files are swap files of editors and the folders behind mounted ConfigMaps.
+/// The names of the manifests in a folder. Hidden files are swap files of editors and the folders behind mounted
+/// ConfigMaps.
 fn manifests(folder: &Path) -> io::Result<BTreeSet<OsString>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder)? {

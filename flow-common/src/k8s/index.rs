@@ -54,7 +54,8 @@ pub struct Statistics {
 }
 
 impl Index {
-    /// An index for at most `max_objects` objects and as many departed addresses. A new object beyond that is refused and counted.
+    /// An index for at most `max_objects` objects and as many departed addresses. A new object beyond that is refused
+    /// and counted.
     pub fn new(max_objects: usize) -> Self {
         Self {
             max_objects,
@@ -111,15 +112,17 @@ impl Index {
         }
     }
 
-    /// Forgets the addresses that Pods left 5 minutes ago. Where nothing changes they stay, which no look-up of a later time sees.
+    /// Forgets the addresses that Pods left 5 minutes ago. Where nothing changes they stay, which no look-up of a
+    /// later time sees.
     fn expire(&mut self, now: Timestamp) {
         if self.tenures.expire(now) {
             self.epoch += 1;
         }
     }
 
-    /// The addresses that `node`'s agent found on its interfaces (bridges, gateways, tunnels), all of them at each call; the API does not
-    /// list them. Addresses that every host has (loopback, link-local) are left out. The Node itself need not be known.
+    /// The addresses that `node`'s agent found on its interfaces (bridges, gateways, tunnels), all of them at each
+    /// call; the API does not list them. Addresses that every host has (loopback, link-local) are left out. The Node
+    /// itself need not be known.
     pub fn report_node_addresses(&mut self, node: &str, addresses: &[IpAddr]) {
         let addresses: Vec<IpAddr> = addresses
             .iter()
@@ -148,8 +151,8 @@ impl Index {
         self.tenures.at(addr.to_canonical(), at)
     }
 
-    /// The Service port that `addr` and `port` stand for: a ClusterIP, external IP or load balancer's address with a Service port, or a
-    /// Node's address with a NodePort. `protocol` is the IP protocol number.
+    /// The Service port that `addr` and `port` stand for: a ClusterIP, external IP or load balancer's address with a
+    /// Service port, or a Node's address with a NodePort. `protocol` is the IP protocol number.
     pub fn service_by_addr(&self, addr: IpAddr, port: u16, protocol: u8) -> Option<&Arc<ServicePort>> {
         let addr = addr.to_canonical();
         self.service_addrs.first(&(addr, port, protocol)).or_else(|| {
@@ -173,7 +176,8 @@ impl Index {
         self.node_by_addr(addr).is_some()
     }
 
-    /// Whether `addr` is of a network that some Node says it takes its Pods' addresses from. With many CNIs no Node does.
+    /// Whether `addr` is of a network that some Node says it takes its Pods' addresses from. With many CNIs no Node
+    /// does.
     pub fn in_pod_network(&self, addr: IpAddr) -> bool {
         self.pod_networks.contains(addr.to_canonical())
     }

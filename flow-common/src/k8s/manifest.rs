@@ -1,7 +1,8 @@
 //! From the text of a manifest to reduced objects.
 //!
-//! Takes YAML (any number of documents) or JSON (any number of values) as `kubectl` writes it, lists included; gives the objects of the kinds
-//! that are kept, each with its line, and how many of other kinds were passed over. Reads no file.
+//! Takes YAML (any number of documents) or JSON (any number of values) as `kubectl` writes it, lists included; gives
+//! the objects of the kinds that are kept, each with its line, and how many of other kinds were passed over. Reads no
+//! file.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -314,8 +315,8 @@ impl<'de> Visitor<'de> for ItemsSeed<'_> {
     }
 }
 
-/// The documents of a YAML file, without empty ones. A line that begins with `---` ends a document wherever it stands, even in a block of
-/// text.
+/// The documents of a YAML file, without empty ones. A line that begins with `---` ends a document wherever it
+/// stands, even in a block of text.
 fn yaml_documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut line, mut here, mut empty) = (0, 1, 0, true);

@@ -1,7 +1,7 @@
 //! From a Kubernetes object as the API has it to its reduced form.
 //!
-//! Addresses, ports and protocols are parsed here, once; what is none is an error that names the field. Nothing else is checked: the API
-//! server does that.
+//! Addresses, ports and protocols are parsed here, once; what is none is an error that names the field. Nothing else
+//! is checked: the API server does that.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! Which Pod had an address from when to when.
 //!
-//! Addresses are used again within seconds, while flows are looked up late (idle, or when a partner's half comes). So an address has
-//! tenures, and those that ended stay for a time.
+//! Addresses are used again within seconds, while flows are looked up late (idle, or when a partner's half comes). So
+//! an address has tenures, and those that ended stay for a time.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -14,8 +14,8 @@ use crate::time::Timestamp;
 /// How long an address is still its former Pod's for look-ups of the past.
 const KEPT: Duration = Duration::from_secs(5 * 60);
 
-/// A Pod sends before the cluster hears of its address: kubelet's report and the watch take this long at most. Within this time before a
-/// tenure the address is that Pod's if it is nobody else's (and the Pod existed).
+/// A Pod sends before the cluster hears of its address: kubelet's report and the watch take this long at most. Within
+/// this time before a tenure the address is that Pod's if it is nobody else's (and the Pod existed).
 const REPORT_LAG: Duration = Duration::from_secs(10);
 
 /// One Pod's time with one address; open as long as `until` is none.
@@ -42,7 +42,8 @@ impl Tenures {
         Self { by_addr: HashMap::default(), departed: VecDeque::new(), max_departed, forgotten: 0 }
     }
 
-    /// A Pod that was not known is there: it has had its addresses since it was created, but not while another had them.
+    /// A Pod that was not known is there: it has had its addresses since it was created, but not while another had
+    /// them.
     pub(super) fn begin(&mut self, pod: &Arc<Pod>) {
         for addr in owned(pod) {
             self.open(*addr, pod, pod.created);
@@ -87,8 +88,8 @@ impl Tenures {
         self.departed.len() < before
     }
 
-    /// The Pod that had `addr` at that time: of the tenures that cover it the one that began last (the end of the one before may have been
-    /// heard of late); else the one that began soonest after, within [`REPORT_LAG`].
+    /// The Pod that had `addr` at that time: of the tenures that cover it the one that began last (the end of the one
+    /// before may have been heard of late); else the one that began soonest after, within [`REPORT_LAG`].
     pub(super) fn at(&self, addr: IpAddr, at: Timestamp) -> Option<&Arc<Pod>> {
         let tenures = self.by_addr.get(&addr)?;
         let covering = tenures.iter().filter(|tenure| tenure.from <= at && tenure.until.is_none_or(|until| at < until));

@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// And from time to time in any case: files may be links to what is elsewhere, and the kernel's events may be lost.
 const ANYWAY: Duration = Duration::from_secs(30);
 
-/// Looks at the folder now and whenever it changes, and hands on looks that found something new: other objects, or something else to
-/// refuse. Returns when nobody listens any more.
+/// Looks at the folder now and whenever it changes, and hands on looks that found something new: other objects, or
+/// something else to refuse. Returns when nobody listens any more.
 pub async fn run(mut folder: Folder, output: mpsc::Sender<Look>) {
     let changed = Arc::new(Notify::new());
     let mut watcher = FolderWatcher::new(&changed);
@@ -61,7 +61,8 @@ async fn settled(changed: &Notify) {
     }
 }
 
-/// The kernel's events for one folder. Where there are none (no more watches, a file system without), looks happen only [`ANYWAY`].
+/// The kernel's events for one folder. Where there are none (no more watches, a file system without), looks happen
+/// only [`ANYWAY`].
 struct FolderWatcher {
     watcher: Option<RecommendedWatcher>,
     /// Device and inode of what is watched: another folder may take its name.

@@ -1,3 +1,5 @@
+//! The index against simulated clusters and against itself.
+
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
@@ -270,7 +272,8 @@ proptest! {
         }
     }
 
-    /// Where the cluster's news come late, a Pod that has its address at the moment is never taken for one that is to get it later.
+    /// Where the cluster's news come late, a Pod that has its address at the moment is never taken for one that is to
+    /// get it later.
     #[test]
     fn late_news_name_no_pod_before_it_was_created(happenings in prop::collection::vec(happening(), 0..40), lag in 0..30u64) {
         let (index, lives, now) = play(happenings, lag);
@@ -285,7 +288,8 @@ proptest! {
         }
     }
 
-    /// What was applied and deleted on the way leaves no trace: an index answers as one that only ever knew what is left.
+    /// What was applied and deleted on the way leaves no trace: an index answers as one that only ever knew what is
+    /// left.
     #[test]
     fn only_what_is_left_counts(
         steps in prop::collection::vec((0..8usize, any::<bool>()), 0..60),

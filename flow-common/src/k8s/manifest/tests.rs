@@ -1,3 +1,5 @@
+//! Manifests as people and `kubectl` write them, and what is told of wrong ones.
+
 use std::net::IpAddr;
 
 use proptest::prelude::*;
