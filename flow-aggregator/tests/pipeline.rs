@@ -5,7 +5,7 @@ use flow_common::{
     daemon::{Shutdown, ShutdownTrigger},
     ipfix::{collector, exporter},
     net::{Address, Connection, DatagramListener, Incoming, Listener, Protocol, TlsClient, TlsFiles, connect},
-    record::{Content, EndReason, FlowRecord, FlowType, Head, Tail},
+    record::{Content, EndReason, FlowRecord, FlowType, ForwardingStatus, Head, Tail},
 };
 use std::{
     collections::BTreeMap,
@@ -141,6 +141,13 @@ fn halves(src_port: u16, packets: u64) -> [FlowRecord; 2] {
     [half(tail("client", "")), half(tail("", "server"))]
 }
 
+/// A flow that one Node sees alone.
+fn external(src_port: u16) -> FlowRecord {
+    let [mut record, _] = halves(src_port, 1);
+    record.tail.flow_type = FlowType::ToExternal;
+    record
+}
+
 /// A collector of JSON on a free port.
 async fn json_collector() -> (flow_common::net::StreamListener, SocketAddr) {
     let listener = Listener::bind(LOOPBACK.parse().unwrap(), Protocol::Tcp, None).await.unwrap();
@@ -272,6 +279,76 @@ async fn datagrams_go_in_and_out() {
     assert_eq!((records[0].domain, records[0].head.packet_total, records[0].head.src_port), (99, 10, 40_000));
     let tail = Tail::decode(records[0].head.family(), batch.tail(&records[0], &received)).unwrap();
     assert_eq!((tail.src_pod.as_str(), tail.dst_pod.as_str()), ("client", "server"));
+    aggregator.stop().await;
+}
+
+#[tokio::test]
+async fn lines_go_out_by_datagrams_too() {
+    let (collector, collector_addr) = datagram_collector().await;
+    let aggregator = Running::start(&format!(
+        "aggregatorTransportProtocol: tcp\nextendedRecords: false\n\
+         flowCollector: {{enable: true, address: \"{collector_addr}:udp\", recordFormat: JSON}}\n"
+    ))
+    .await;
+    let mut agent = aggregator.agent(0xa, Protocol::Tcp, None).await;
+    agent.send(&[external(1), external(2)]).await;
+    for port in [1, 2] {
+        let mut line = bytes::BytesMut::new();
+        timeout(PATIENCE, collector.receive(&mut line)).await.unwrap().unwrap();
+        let line = parse(std::str::from_utf8(&line).unwrap()).remove(0);
+        assert_eq!(line["ipfix"]["sourceTransportPort"], port, "one line a datagram");
+        assert_eq!(line["ipfix"].get("flowId"), None, "without the extended elements");
+    }
+    aggregator.stop().await;
+}
+
+#[tokio::test]
+async fn agents_of_another_ca_are_turned_away_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, ours) = tls(&dir.path().join("ours"));
+    tls(&dir.path().join("others"));
+    // It trusts our CA, but shows what another one signed.
+    let at = |ca: &str, name: &str| dir.path().join(ca).join(name);
+    let files =
+        TlsFiles { ca: at("ours", "ca.crt"), cert: at("others", "client.crt"), key: at("others", "client.key") };
+    let others = TlsClient::load(&files).unwrap();
+    let aggregator = Running::start(&settings).await;
+    let mut stranger = aggregator.agent(0xbad, Protocol::Tls, Some(&others)).await;
+    timeout(PATIENCE, stranger.connection.closed()).await.expect("it is told");
+    aggregator.until("sessions_refused_total{reason=\"handshake\"}", 1).await;
+    let mut agent = aggregator.agent(0xa, Protocol::Tls, Some(&ours)).await;
+    agent.send(&[external(1)]).await;
+    aggregator.until("records_received_total", 1).await;
+    aggregator.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_of_objects_names_the_pod_whose_node_does_not_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = dir.path().join("objects");
+    std::fs::create_dir(&objects).unwrap();
+    let pod = |name: &str, node: &str, addr: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{nodeName: {node}}}\n\
+             status: {{phase: Running, podIPs: [{{ip: {addr}}}]}}\n"
+        )
+    };
+    std::fs::write(objects.join("client.yaml"), pod("client", "node-a", "10.0.1.5")).unwrap();
+    std::fs::write(objects.join("server.yaml"), pod("server", "node-b", "10.0.2.7")).unwrap();
+    let (collector, collector_addr) = json_collector().await;
+    let aggregator = Running::start(&format!(
+        "aggregatorTransportProtocol: tcp\nkubernetes: {{objects: \"{}\"}}\n\
+         flowCollector: {{enable: true, address: \"{collector_addr}\", recordFormat: JSON}}\n",
+        objects.display()
+    ))
+    .await;
+    let mut incoming = collector.accept().await.unwrap().complete().await.unwrap();
+    let mut agent = aggregator.agent(0xa, Protocol::Tcp, None).await;
+    let [mut denied, _] = halves(40_000, 1);
+    denied.extended.forwarding_status = ForwardingStatus::Denied;
+    agent.send(&[denied]).await;
+    let line = lines(&mut incoming, 1).await.remove(0);
+    assert_eq!(line["ipfix"]["destinationPodName"], "server");
     aggregator.stop().await;
 }
 
