@@ -21,7 +21,6 @@ mod tombstones;
 
 pub use accounts::Amount;
 pub use encode::{Batch, Joined};
-pub use tails::Facts;
 
 use crate::collector::SessionId;
 use accounts::Accounts;

@@ -2,8 +2,7 @@
 //!
 //! Takes what is known of one record; gives [`Role`] and need. Pure: it keeps nothing and joins nothing.
 
-use crate::aggregate::Facts;
-use flow_common::record::{FlowType, ForwardingStatus, RuleAction};
+use flow_common::record::{FlowType, ForwardingStatus, RuleAction, Tail};
 
 /// Whose Node reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +11,21 @@ pub enum Role {
     Source,
     /// The responder's.
     Destination,
+}
+
+/// What correlation wants to know of a half's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The half names the originator's Pod or Node.
+    pub names_src: bool,
+    /// The half names the responder's Pod or Node.
+    pub names_dst: bool,
+    /// Where the two ends are, as the agent guesses.
+    pub flow_type: FlowType,
+    /// What the egress rule did.
+    pub egress: RuleAction,
+    /// What the ingress rule did.
+    pub ingress: RuleAction,
 }
 
 /// One half, as far as correlation looks at it.
@@ -25,6 +39,19 @@ pub struct Half {
     pub translated: bool,
     /// The originator it shows is an address of another Node.
     pub src_is_other_node: bool,
+}
+
+impl Facts {
+    /// Of decoded names.
+    pub fn of(tail: &Tail) -> Self {
+        Self {
+            names_src: !tail.src_pod.is_empty() || !tail.src_node.is_empty(),
+            names_dst: !tail.dst_pod.is_empty() || !tail.dst_node.is_empty(),
+            flow_type: tail.flow_type,
+            egress: tail.egress_action,
+            ingress: tail.ingress_action,
+        }
+    }
 }
 
 impl Half {

@@ -5,8 +5,9 @@
 //! hashes and comes here only when they differ. The bytes are compared here, and checked to be UTF-8 once.
 
 use super::table::Slab;
+use crate::correlate::Facts;
 use flow_common::record::{
-    Cut, Family, FlowType, RuleAction, Tail,
+    Cut, Family, Tail,
     tail::{fields, is_absent, merge},
 };
 use hashbrown::HashTable;
@@ -19,21 +20,6 @@ pub(super) struct TailId(u32);
 impl TailId {
     /// No tail.
     pub(super) const NONE: TailId = TailId(u32::MAX);
-}
-
-/// What correlation wants to know of a half's names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// The half names the originator's Pod or Node.
-    pub names_src: bool,
-    /// The half names the responder's Pod or Node.
-    pub names_dst: bool,
-    /// Where the two ends are, as the agent guesses.
-    pub flow_type: FlowType,
-    /// What the egress rule did.
-    pub egress: RuleAction,
-    /// What the ingress rule did.
-    pub ingress: RuleAction,
 }
 
 #[derive(Debug)]
@@ -187,17 +173,5 @@ impl Tails {
         let entries = &self.entries;
         self.index.insert_unique(hash, slot, |slot| entries.at(*slot).map_or(0, |entry| entry.hash));
         TailId(slot)
-    }
-}
-
-impl Facts {
-    fn of(tail: &Tail) -> Facts {
-        Facts {
-            names_src: !tail.src_pod.is_empty() || !tail.src_node.is_empty(),
-            names_dst: !tail.dst_pod.is_empty() || !tail.dst_node.is_empty(),
-            flow_type: tail.flow_type,
-            egress: tail.egress_action,
-            ingress: tail.ingress_action,
-        }
     }
 }
