@@ -224,6 +224,10 @@ pub const EVENT_GENERATION: u32 = 2;
 /// [`Event::kind`]: the connection is over. On the ring `ends`.
 pub const EVENT_CLOSED: u32 = 3;
 
+/// [`Event::kind`]: another point owns a direction from here on. The flow is as it was before, its owner the old one: so it is known
+/// which packets were whose.
+pub const EVENT_TAKEOVER: u32 = 4;
+
 /// A record of the rings `events` and `ends`; tells all, so that user space needs no look-up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

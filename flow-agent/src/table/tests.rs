@@ -133,6 +133,11 @@ impl Simulation {
             let answers = flags & (SYN | ACK) == SYN | ACK;
             flow.state = u32::from(reversed != answers) | if flags & SYN == 0 { abi::STATE_GUESSED } else { 0 };
         }
+        let owner = flow.direction[usize::from(reversed)].owner;
+        if owner != 0 && owner != point {
+            let family = if raw(&key).0 { 6 } else { 4 };
+            self.events.push(Event { kind: abi::EVENT_TAKEOVER, family, key: raw(&key).1, flow: *flow });
+        }
         let other_fin = flow.direction[usize::from(!reversed)].flags & FIN;
         let own = &mut flow.direction[usize::from(reversed)];
         own.packets += 1;

@@ -1,7 +1,7 @@
 //! One point counts, the others annotate; who takes over, when, and what becomes of the packets between.
 
 use crate::harness::{Harness, Point, Setting, pod, uplink};
-use flow_common::abi::{Count, Direction, EVENT_NEW, FRESH, Reason};
+use flow_common::abi::{Count, Direction, EVENT_NEW, EVENT_TAKEOVER, FRESH, Reason};
 use flow_ebpf::frames::{Ipv4, Ipv6, udp};
 
 const NEVER: Setting = Setting { max_flows: 256, ring_bytes: 1 << 16, silence: u32::MAX };
@@ -44,8 +44,9 @@ fn a_packet_past_three_hooks_is_counted_once() {
     assert_eq!(harness.counters(uplink(5, true)).annotated, Count { packets: 3, bytes: 96 });
     assert_eq!(harness.balance(), []);
     let events = harness.events();
-    assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EVENT_NEW], "one flow, one event");
-    let [event] = events.try_into().expect("one");
+    let kinds: Vec<u32> = events.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EVENT_NEW, EVENT_TAKEOVER], "the answers' first point is the uplink");
+    let [event, _] = events.try_into().expect("two");
     assert_eq!((event.family, event.key), (4, harness.only().0));
     assert_eq!(event.flow.direction.iter().map(|direction| direction.packets).sum::<u64>(), 1);
 }
@@ -95,7 +96,7 @@ fn a_pods_own_ingress_takes_over_with_this_packet() {
 
 #[test]
 fn a_pods_own_egress_takes_over_with_the_next_packet() {
-    let harness = Harness::new(NEVER);
+    let mut harness = Harness::new(NEVER);
     pass(&harness, &[uplink(4, false)]);
     // The Pod's interface is attached now: its packet was counted by the uplink already.
     pass(&harness, &[uplink(4, false), pod(2, true)]);
@@ -103,6 +104,11 @@ fn a_pods_own_egress_takes_over_with_the_next_packet() {
     assert_eq!((direction(&harness).owner, direction(&harness).packets), (pod(2, true).packed(), 3));
     assert_eq!(harness.balance(), []);
     assert_eq!(harness.counters(pod(2, true)).annotated.packets, 1);
+    let events = harness.events();
+    let [_, takeover] = events.as_slice() else { panic!("{events:?}") };
+    let before = takeover.flow.direction[takeover.flow.originator()];
+    assert_eq!((takeover.kind, takeover.key), (EVENT_TAKEOVER, harness.only().0));
+    assert_eq!((before.owner, before.packets, before.bytes), (uplink(4, false).packed(), 2, 64), "what was whose");
 }
 
 #[test]

@@ -296,7 +296,13 @@ unsafe fn count<K: Copy + Into<Key6>>(
     unsafe {
         let own = side(flow, passing.direction);
         if (*own).owner != passing.point {
-            if !owners::counts(passing, flow, own, now) {
+            let before = (*own).owner;
+            let counts = owners::counts(passing, flow, own, now);
+            if before != 0 && (*own).owner == passing.point {
+                stage(key, family);
+                ends::emit_takeover(flow, passing.direction, before, hook);
+            }
+            if !counts {
                 (*hook).annotated.packets += 1;
                 (*hook).annotated.bytes += passing.bytes as u64;
                 return;

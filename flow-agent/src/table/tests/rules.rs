@@ -356,18 +356,27 @@ fn a_pod_that_becomes_known_later_has_all_of_its_flow() {
 
 #[test]
 fn each_owner_keeps_what_it_counted() {
-    let mut sim = Simulation::new();
-    let inbound = tuple(("10.0.2.2", 40_000), ("10.0.1.3", 80), 6);
-    // The uplink comes first, then the Pod's own interface counts.
-    sim.packet(inbound, uplink(false), 60, SYN);
-    sim.packet(back(inbound), pod(SERVER, false), 60, SYN | ACK);
-    sim.packet(inbound, pod(SERVER, true), 52, ACK);
-    sim.packet(inbound, pod(SERVER, true), 500, ACK);
-    sim.finish();
-    assert_eq!(packets(&sim.record()), [3, 3, 1, 1]);
-    let sums = sim.table.interfaces();
-    assert_eq!(sums[&UPLINK].accounted, abi::Count { packets: 1, bytes: 60 });
-    assert_eq!(sums[&SERVER].accounted, abi::Count { packets: 3, bytes: 612 });
+    for swept_between in [false, true] {
+        let mut sim = Simulation::new();
+        // The uplink comes first in both directions, then the Pod's own interface counts; at last the packets come in elsewhere.
+        let inbound = tuple(("10.0.2.2", 40_000), ("10.0.1.3", 80), 6);
+        sim.packet(inbound, uplink(false), 60, SYN);
+        sim.packet(back(inbound), uplink(true), 61, SYN | ACK);
+        if swept_between {
+            sim.sweep();
+        }
+        sim.packet(back(inbound), uplink(true), 40, ACK);
+        sim.packet(inbound, pod(SERVER, true), 52, ACK);
+        sim.packet(back(inbound), pod(SERVER, false), 70, ACK);
+        sim.packet(inbound, pod(SERVER, true), 500, ACK);
+        sim.packet(inbound, owner::pack(9, false, false), 7, ACK);
+        sim.finish();
+        assert_eq!(packets(&sim.record()), [4, 4, 3, 3]);
+        let sums = sim.table.interfaces();
+        assert_eq!(sums[&UPLINK].accounted, abi::Count { packets: 3, bytes: 161 });
+        assert_eq!(sums[&SERVER].accounted, abi::Count { packets: 3, bytes: 622 });
+        assert_eq!(sums[&9].accounted, abi::Count { packets: 1, bytes: 7 });
+    }
 }
 
 #[test]
