@@ -38,6 +38,7 @@ use flow_common::{
     time::Timestamp,
 };
 use flows::{Flows, Item, Names, Turn};
+use key::Addr;
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, RandomState},
@@ -113,6 +114,10 @@ numbers! {
         tombstones_evicted = "tombstones_evicted",
         /// Agents' records of accounting for which there was no room
         accounting_refused = "accounting_refused",
+        /// Strings too long for a record, which lost their end
+        texts_cut = "texts_cut",
+        /// Labels and HTTP transactions too long for a record, which lost entries
+        objects_cut = "objects_cut",
     }
 }
 
@@ -305,19 +310,23 @@ impl Aggregate {
 
     /// The flows that the filter accepts as they would be exported now, at most `max`.
     pub fn snapshot(&self, filter: &Filter, max: usize) -> Vec<AggregatedFlow> {
-        let mut cut = Cut::default();
         let mut shown = Vec::new();
-        for flow in self.v4.iter() {
-            let mut one = Batch::default();
-            one.push(flow, &self.v4.tails, &self.cluster, &mut cut);
-            show(&one, filter, max, &mut shown);
-        }
-        for flow in self.v6.iter() {
-            let mut one = Batch::default();
-            one.push(flow, &self.v6.tails, &self.cluster, &mut cut);
-            show(&one, filter, max, &mut shown);
-        }
+        self.show(&self.v4, filter, max, &mut shown);
+        self.show(&self.v6, filter, max, &mut shown);
         shown
+    }
+
+    fn show<A: Addr>(&self, flows: &Flows<A>, filter: &Filter, max: usize, shown: &mut Vec<AggregatedFlow>) {
+        let mut cut = Cut::default();
+        for flow in flows.iter() {
+            if shown.len() >= max {
+                return;
+            }
+            let mut one = Batch::default();
+            one.push(flow, &flows.tails, &self.cluster, &mut cut);
+            let decoded = one.iter().filter_map(|joined| joined.decode());
+            shown.extend(decoded.filter(|flow| filter.matches(&FlowView::from(flow))));
+        }
     }
 
     /// What was received since the start, of all sessions.
@@ -341,7 +350,7 @@ impl Aggregate {
 
     /// What happened since the start.
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts { texts_cut: self.cut.texts, objects_cut: self.cut.objects, ..self.counts }
     }
 
     /// How much there is now.
@@ -369,7 +378,7 @@ impl Aggregate {
         for (domain, accounting) in decoded.accounting() {
             self.account(Source { addr: peer, domain: *domain }, accounting);
         }
-        let mut group = Group::default();
+        let mut group = Group { v4: Vec::with_capacity(decoded.records().len()), v6: Vec::new() };
         for record in decoded.records() {
             let told = Told { head: &record.head, extended: &record.extended, has_totals: record.has_totals };
             let (tail, http) = (decoded.tail(record, buffer), decoded.http(record, buffer));
@@ -416,11 +425,4 @@ impl Aggregate {
 #[inline]
 fn agent(domain: u32) -> Exporter {
     Exporter(AGENT | u64::from(domain))
-}
-
-/// Adds the flow of a batch of one to those that are shown.
-fn show(one: &Batch, filter: &Filter, max: usize, shown: &mut Vec<AggregatedFlow>) {
-    let room = max.saturating_sub(shown.len());
-    let flows = one.iter().filter_map(|joined| joined.decode());
-    shown.extend(flows.filter(|flow| filter.matches(&FlowView::from(flow))).take(room));
 }

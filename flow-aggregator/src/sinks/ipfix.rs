@@ -28,12 +28,13 @@ pub struct IpfixSink {
     domain: u32,
     extended: bool,
     open: Option<(Connection, Session)>,
+    warned: bool,
 }
 
 impl IpfixSink {
     /// Sends to `address` as `domain`, with the extended elements or without.
     pub fn new(address: Address, domain: u32, extended: bool) -> IpfixSink {
-        IpfixSink { address, domain, extended, open: None }
+        IpfixSink { address, domain, extended, open: None, warned: false }
     }
 }
 
@@ -64,7 +65,9 @@ impl Sink for IpfixSink {
         let mut refused = 0;
         for (number, joined) in batch.iter().enumerate().skip(from) {
             if let Err(reason) = session.push_encoded(joined.family, joined.bytes(self.extended)) {
-                tracing::debug!("a flow is not sent: {reason}");
+                if !std::mem::replace(&mut self.warned, true) {
+                    tracing::warn!("a flow is not sent: {reason}; further ones are only counted");
+                }
                 refused += 1;
             }
             if session.len() >= WRITE || number + 1 == batch.len() {

@@ -20,12 +20,13 @@ pub struct JsonSink {
     extended: bool,
     connection: Option<Connection>,
     lines: Vec<u8>,
+    warned: bool,
 }
 
 impl JsonSink {
     /// Sends to `address`, with the extended elements or without.
     pub fn new(address: Address, extended: bool) -> JsonSink {
-        JsonSink { address, extended, connection: None, lines: Vec::new() }
+        JsonSink { address, extended, connection: None, lines: Vec::new(), warned: false }
     }
 }
 
@@ -56,6 +57,10 @@ impl Sink for JsonSink {
                 continue;
             }
             if self.lines.len() > longest {
+                if !std::mem::replace(&mut self.warned, true) {
+                    let length = self.lines.len();
+                    tracing::warn!("a flow's line of {length} bytes fits no datagram; further ones are only counted");
+                }
                 refused += 1;
             } else if !self.lines.is_empty()
                 && let Err(error) = connection.send(&self.lines).await
