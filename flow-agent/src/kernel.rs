@@ -117,7 +117,7 @@ pub struct MapError {
 /// What the rings held, in order. Reused: [`Kernel::poll_events`] clears it first.
 #[derive(Debug, Default)]
 pub struct Events {
-    /// New flows and generations.
+    /// New flows and generations, and flows as they were when another point took a direction over.
     pub started: Vec<Event>,
     /// Closed connections, each after its beginning was in `started` (unless that event was lost).
     pub ended: Vec<Event>,
@@ -270,8 +270,7 @@ impl Kernel {
     pub fn load(config: &KernelConfig) -> Result<Self, LoadError> {
         let mut loaded = load::load(config)?;
         let roles = Roles::new(&config.pods, &config.uplinks);
-        let mut interfaces =
-            Interfaces::open(roles, config.max_interfaces, config.attachment).map_err(LoadError::Links)?;
+        let mut interfaces = Interfaces::open(roles, config.max_interfaces, config.attachment).map_err(LoadError::Links)?;
         interfaces.begin(&mut loaded.programs, &loaded.maps).map_err(LoadError::Links)?;
         let capacity = u64::from(config.ring_bytes);
         let rings = ["events", "ends"].map(|name| MapFill { name, used: 0, capacity });

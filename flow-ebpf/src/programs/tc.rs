@@ -12,8 +12,8 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use flow_common::abi::{
-    ACKED_FIN, Count, Direction, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, FRESH, Flow, HookCounters, Key6, Reason,
-    SLOTS, owner,
+    ACKED_FIN, Count, Direction, EVENT_TAKEOVER, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, FRESH, Flow, HookCounters,
+    Key6, Reason, SLOTS, owner,
 };
 use flow_ebpf::parse::{self, Fragment, Frame, Packet, Plain, Refusal};
 use flow_ebpf::tcp;
@@ -296,13 +296,11 @@ unsafe fn count<K: Copy + Into<Key6>>(
     unsafe {
         let own = side(flow, passing.direction);
         if (*own).owner != passing.point {
-            let before = (*own).owner;
-            let counts = owners::counts(passing, flow, own, now);
-            if before != 0 && (*own).owner == passing.point {
+            let tell = || {
                 stage(key, family);
-                ends::emit_takeover(flow, passing.direction, before, hook);
-            }
-            if !counts {
+                ends::emit(flow, EVENT_TAKEOVER, hook);
+            };
+            if !owners::counts(passing, flow, own, now, tell) {
                 (*hook).annotated.packets += 1;
                 (*hook).annotated.bytes += passing.bytes as u64;
                 return;

@@ -1,11 +1,11 @@
-//! Beginnings and ends of TCP connections, and the events that they and take-overs cause.
+//! Beginnings and ends of TCP connections, and every event of a flow that is in its map.
 
 use crate::maps::{ENDS, EVENTS, SCRATCH, send};
 use crate::packet::Whole;
 use crate::words;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use flow_common::abi::{EVENT_CLOSED, EVENT_TAKEOVER, Flow, HookCounters};
+use flow_common::abi::{EVENT_CLOSED, Flow, HookCounters};
 use flow_ebpf::tcp::{self, Segment};
 
 /// Takes a segment with SYN, FIN, RST or an awaited acknowledgement into account; gives the kind of event to send, or 0.
@@ -30,19 +30,5 @@ pub(super) unsafe fn emit(flow: *const Flow, kind: u32, hook: *mut HookCounters)
         } else {
             (*hook).events_lost += !send(&EVENTS, event) as u64;
         }
-    }
-}
-
-/// Sends an event with all of the flow, whose key was staged, as it was while `before` owned the direction.
-#[inline(never)]
-pub(super) unsafe fn emit_takeover(flow: *const Flow, direction: u32, before: u32, hook: *mut HookCounters) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-    // SAFETY: the caller's flow, this CPU's scratch and counters.
-    unsafe {
-        let event = &mut (*scratch).event;
-        event.kind = EVENT_TAKEOVER;
-        event.flow = *flow;
-        (*super::side(&raw mut event.flow, direction)).owner = before;
-        (*hook).events_lost += !send(&EVENTS, event) as u64;
     }
 }

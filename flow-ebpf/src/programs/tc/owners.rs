@@ -8,17 +8,29 @@
 use super::{Passing, add, hook};
 use crate::maps::silence;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use flow_common::abi::{Count, Direction, FRESH, Flow, Reason, owner};
+use flow_common::abi::{Count, Direction, FLAG_SYN, FRESH, Flow, Reason, owner};
 use flow_ebpf::tcp;
 
-/// Whether a point that does not own the direction counts this packet: because it owns the direction from now on.
+/// Whether a point that does not own the direction counts this packet: because it owns the direction from now on. `tell` is
+/// called before the owner changes.
 #[inline(always)]
-pub(super) unsafe fn counts(passing: Passing, flow: *mut Flow, own: *mut Direction, now: u32) -> bool {
+pub(super) unsafe fn counts(
+    passing: Passing,
+    flow: *mut Flow,
+    own: *mut Direction,
+    now: u32,
+    tell: impl FnOnce(),
+) -> bool {
     // SAFETY: the caller's flow.
     unsafe {
         let current = (*own).owner;
         let senior = current != 0 && (!owner::is_pod(passing.point) || owner::is_pod(current));
         let pending = (*own).pending_packets;
+        // Most packets; only a SYN needs the flow's state, which is in another cache line.
+        if pending == FRESH && senior && passing.flags & FLAG_SYN == 0 {
+            claim(own, current, passing.point, passing.bytes, now);
+            return false;
+        }
         let stays = senior && !tcp::reopens(passing.flags, (*flow).state);
         if stays && pending == FRESH {
             claim(own, current, passing.point, passing.bytes, now);
@@ -34,6 +46,9 @@ pub(super) unsafe fn counts(passing: Passing, flow: *mut Flow, own: *mut Directi
                 add(&raw mut (*own).pending_bytes, passing.bytes as u64);
             }
             return false;
+        }
+        if current != 0 {
+            tell();
         }
         take(own, passing.point, passing.bytes, silent) != 0
     }
