@@ -270,7 +270,8 @@ impl Kernel {
     pub fn load(config: &KernelConfig) -> Result<Self, LoadError> {
         let mut loaded = load::load(config)?;
         let roles = Roles::new(&config.pods, &config.uplinks);
-        let mut interfaces = Interfaces::open(roles, config.max_interfaces, config.attachment).map_err(LoadError::Links)?;
+        let mut interfaces =
+            Interfaces::open(roles, config.max_interfaces, config.attachment).map_err(LoadError::Links)?;
         interfaces.begin(&mut loaded.programs, &loaded.maps).map_err(LoadError::Links)?;
         let capacity = u64::from(config.ring_bytes);
         let rings = ["events", "ends"].map(|name| MapFill { name, used: 0, capacity });
