@@ -1,6 +1,6 @@
 //! Records and tables for tests: what an agent would send, applied directly.
 
-use super::{Aggregate, Batch, Group, Settings, Source, flow::Told, flows::Names};
+use super::{Aggregate, Batch, Group, Settings, Source, flow::Told, item::Names};
 use flow_common::ipfix::accounting::Accounting;
 use flow_common::record::{
     AggregatedFlow, Cut, EndReason, Extended, FlowRecord, FlowType, ForwardingStatus, Head, NodeAddr, Tail, TcpState,
