@@ -237,12 +237,9 @@ impl Table {
         if connection.has_news() {
             // Where a sweep should have come by and did not, the news is given as it is.
             let rounds = if connection.has(EXPORTED) { 2 } else { 1 };
-            let active_at = now_ns - since(now_ns, connection.mark_ns).min(now_ns) + rounds * self.active_ns;
-            return if now_ns >= active_at.min(idle_at) {
-                self.queue(number)
-            } else {
-                self.schedule(number, active_at.min(idle_at))
-            };
+            let due_at = (connection.mark_ns + rounds * self.active_ns).min(idle_at);
+            let is_due = now_ns >= due_at || connection.mark_ns > now_ns;
+            return if is_due { self.queue(number) } else { self.schedule(number, due_at) };
         }
         if !connection.has(IDLE) {
             if now_ns >= idle_at { self.queue(number) } else { self.schedule(number, idle_at) }

@@ -221,10 +221,9 @@ impl Table {
     /// it happens.
     fn own(&mut self, slot: u32, value: &abi::Flow, grew: [bool; 2]) {
         let mut changed = false;
-        for direction in 0..2 {
-            let owner = value.direction[direction].owner;
-            if grew[direction] && self.entries[slot].owner[direction] != owner {
-                self.ledger.change_owner(&mut self.entries[slot], direction, owner);
+        for (at, (direction, grew)) in value.direction.iter().zip(grew).enumerate() {
+            if grew && self.entries[slot].owner[at] != direction.owner {
+                self.ledger.change_owner(&mut self.entries[slot], at, direction.owner);
                 changed = true;
             }
         }

@@ -38,9 +38,9 @@ fn a_flow_with_packets_is_exported_every_five_seconds() {
         }
         // A sweep comes by at 1.3 s, 6.3 s, 11.3 s and so on.
         if decisecond % 50 == 13 {
-            sim.sweep()
+            sim.sweep();
         } else {
-            sim.tick()
+            sim.tick();
         }
         for record in sim.records() {
             assert_eq!(record.head.end_reason, EndReason::Active);
