@@ -31,3 +31,13 @@ fn collector() {
 fn foreign() {
     over_corpus("foreign", bodies::foreign);
 }
+
+#[test]
+fn filter() {
+    over_corpus("filter", bodies::filter);
+}
+
+#[test]
+fn manifest() {
+    over_corpus("manifest", bodies::manifest);
+}

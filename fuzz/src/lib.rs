@@ -1,7 +1,11 @@
 //! What each fuzz target does with its bytes. A test of flow-common runs the same over fuzz/corpus, so that no target rots.
 
+use flow_common::filter::{self, Filter, FlowView};
 use flow_common::ipfix::collector::{Batch, Limits, Session, TailHash};
-use flow_common::record::{Cut, EncodedTail, Tail};
+use flow_common::k8s::manifest::{self, Syntax};
+use flow_common::k8s::{Index, Strings};
+use flow_common::record::{Cut, EncodedTail, FlowRecord, Tail};
+use flow_common::time::Timestamp;
 
 /// A moment for code that takes one.
 const NOW: u32 = 1_700_000_000;
@@ -44,6 +48,35 @@ pub fn foreign(bytes: &[u8]) {
     }
     let Some(message) = message(&[(2, &template), (256, records)]) else { return };
     collector(&message);
+}
+
+/// Any text as a filter, whose canonical form must be the same filter, and with a cursor in each place of it.
+pub fn filter(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(filter) = Filter::parse(text) {
+        assert_eq!(Filter::parse(&filter.to_string()).as_ref(), Ok(&filter), "the canonical form is the same filter");
+        filter.matches(&FlowView::from(&FlowRecord::default()));
+    }
+    for cursor in 0..text.len().min(64) {
+        filter::complete(text, cursor);
+    }
+}
+
+/// Any text as a manifest, whose objects come to an index and go again.
+pub fn manifest(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for syntax in [Syntax::Yaml, Syntax::Json] {
+        let Ok(manifest) = manifest::parse(text, syntax, &mut Strings::default()) else { continue };
+        let mut index = Index::new(1000);
+        for (object, _) in &manifest.objects {
+            index.apply(object.clone(), Timestamp::ZERO);
+        }
+        for (object, _) in &manifest.objects {
+            index.delete(&object.reference(), Timestamp::ZERO);
+        }
+        assert!(index.statistics().objects.iter().all(|count| *count == 0), "what came is gone");
+        assert_eq!(index.nodes().count(), 0, "what came is gone");
+    }
 }
 
 /// A message of these sets, if it is short enough for one.
