@@ -14,7 +14,7 @@ use flow_common::time::Timestamp;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 mod protocol;
@@ -48,6 +48,8 @@ const FRAME: Duration = Duration::from_secs(1);
 pub enum Question {
     /// Every live flow, batch after batch; then the channel closes.
     Live(mpsc::Sender<Vec<Record>>),
+    /// The facts as they are now.
+    Facts(oneshot::Sender<Arc<Facts>>),
     /// Every record from now on, as it goes to export.
     Follow(Follower),
 }
@@ -110,8 +112,6 @@ pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
 pub struct Desk {
     /// To the flows task.
     pub questions: mpsc::Sender<Question>,
-    /// The latest facts.
-    pub facts: watch::Receiver<Arc<Facts>>,
     /// Over how long `top` averages: the time in which every active flow has a record.
     pub window: Duration,
     /// Whether records have the extended elements.
@@ -178,8 +178,10 @@ async fn answer(request: Request, desk: Desk, client: &mut Client) -> io::Result
     };
     let answered = match request {
         Request::Doctor => {
-            let facts = desk.facts.borrow().as_ref().clone();
-            client.say(&Reply::Doctor(Box::new(facts))).await
+            let (answer, facts) = oneshot::channel();
+            ask(&desk, Question::Facts(answer)).await?;
+            let facts = facts.await.map_err(|_| ending())?;
+            client.say(&Reply::Doctor(Box::new(facts.as_ref().clone()))).await
         }
         Request::Flows { follow: false, form, .. } => live(&desk, &filter, form, client).await,
         Request::Flows { follow: true, form, .. } => follow(&desk, &filter, form, client).await,
@@ -246,8 +248,11 @@ async fn subscribe(desk: &Desk) -> io::Result<(mpsc::Receiver<Arc<Vec<Record>>>,
 }
 
 async fn ask(desk: &Desk, question: Question) -> io::Result<()> {
-    let ending = |_| io::Error::new(io::ErrorKind::ConnectionAborted, "the agent is ending");
-    desk.questions.send(question).await.map_err(ending)
+    desk.questions.send(question).await.map_err(|_| ending())
+}
+
+fn ending() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the agent is ending")
 }
 
 /// The writing half of a connection; gathers small lines.

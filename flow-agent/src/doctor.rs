@@ -1,6 +1,6 @@
 //! The agent's health: what it knows of itself at one moment, and what that means.
 //!
-//! Takes [`Facts`] as the stages publish them (once a second; metrics and accounting read the same), gives [`Finding`]s, each
+//! Takes [`Facts`] as the flows task publishes them (every five seconds; metrics and accounting read the same), gives [`Finding`]s, each
 //! with its remedy. Measures nothing itself; `cli::doctor` draws it.
 
 use serde::{Deserialize, Serialize};

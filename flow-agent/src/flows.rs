@@ -1,6 +1,6 @@
 //! The flows task: owns sources, table and enricher, and turns what is due into batches of records.
 //!
-//! Takes ticks, questions of the API and the Node's addresses; gives batches to export and followers, and the facts once a second. A full
+//! Takes ticks, questions of the API and the Node's addresses; gives batches to export and followers, and the facts every five seconds. A full
 //! channel to export delays records, never counting: what is due stays due in the table.
 
 use std::net::IpAddr;
@@ -24,14 +24,14 @@ use crate::table::{Table, Update};
 /// How often rings, connection tracking and sweep are looked after.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How often the facts are told.
-const FACTS: Duration = Duration::from_secs(1);
+/// How often the facts are told; gathering them looks over every flow. Who asks gets them as they are then.
+const FACTS: Duration = Duration::from_secs(5);
 
 /// Records of a batch.
 const BATCH: usize = 2_048;
 
-/// Live flows that wait to be shown to clients of the API.
-const SHOWN: usize = 1_024;
+/// Live flows shown to a client of the API in a tick.
+const SHOWN: usize = 8_192;
 
 /// What the task talks to.
 #[derive(Debug)]
@@ -48,6 +48,14 @@ pub struct Channels {
     pub export: watch::Receiver<Export>,
 }
 
+/// A client that is shown the live flows, part by part.
+#[derive(Debug)]
+struct Show {
+    batches: mpsc::Sender<Vec<Record>>,
+    /// The slot that comes next.
+    next: u32,
+}
+
 /// The task's state.
 pub struct Flows {
     node: String,
@@ -57,6 +65,7 @@ pub struct Flows {
     channels: Channels,
     updates: Vec<Update>,
     followers: Vec<Follower>,
+    shows: Vec<Show>,
     addresses: Vec<Address>,
     began: Timestamp,
     told: Timestamp,
@@ -67,8 +76,8 @@ impl Flows {
     pub fn new(node: String, sources: Sources, table: Table, enricher: Enricher, channels: Channels) -> Self {
         let began = now();
         let (updates, followers) = (Vec::with_capacity(BATCH), Vec::new());
-        let (addresses, told) = (Vec::new(), Timestamp::ZERO);
-        Self { node, sources, table, enricher, channels, updates, followers, addresses, began, told }
+        let (shows, addresses, told) = (Vec::new(), Vec::new(), Timestamp::ZERO);
+        Self { node, sources, table, enricher, channels, updates, followers, shows, addresses, began, told }
     }
 
     /// Until the end is requested; then everything is read once more, every flow ended and handed on.
@@ -101,8 +110,8 @@ impl Flows {
             }
             tokio::task::yield_now().await;
         }
+        self.show();
         if now.since(self.told) >= FACTS {
-            self.told = now;
             self.tell(now);
         }
     }
@@ -143,14 +152,17 @@ impl Flows {
         Some(batch)
     }
 
-    fn tell(&mut self, now: Timestamp) {
+    fn tell(&mut self, now: Timestamp) -> Arc<Facts> {
+        self.told = now;
         let export = self.channels.export.borrow().clone();
         let uptime = now.since(self.began);
         let mut facts = facts::gather(uptime, &mut self.sources, &self.table, self.enricher.index());
         facts.node.clone_from(&self.node);
         facts.addresses.clone_from(&self.addresses);
         facts.export = export;
-        self.channels.facts.send_replace(Arc::new(facts));
+        let facts = Arc::new(facts);
+        self.channels.facts.send_replace(Arc::clone(&facts));
+        facts
     }
 
     /// The Node's addresses are these from now on.
@@ -163,20 +175,25 @@ impl Flows {
     fn answer(&mut self, question: Question) {
         match question {
             Question::Follow(follower) => self.followers.push(follower),
-            Question::Live(batches) => self.show(batches),
+            Question::Live(batches) => self.shows.push(Show { batches, next: 0 }),
+            // Whoever asked may be gone.
+            Question::Facts(answer) => drop(answer.send(self.tell(now()))),
         }
     }
 
-    /// Live flows for a client, made now and handed over at its pace.
-    fn show(&mut self, batches: mpsc::Sender<Vec<Record>>) {
-        let enricher = &mut self.enricher;
-        let records: Vec<Record> = self.table.flows().map(|update| enricher.record(&update)).collect();
-        tokio::spawn(async move {
-            for some in records.chunks(SHOWN) {
-                if batches.send(some.to_vec()).await.is_err() {
-                    return;
-                }
-            }
+    /// The next live flows for those who asked, at the pace at which they take them.
+    fn show(&mut self) {
+        let (table, enricher) = (&self.table, &mut self.enricher);
+        self.shows.retain_mut(|show| {
+            let Ok(room) = show.batches.try_reserve() else { return !show.batches.is_closed() };
+            let mut next = None;
+            let some = table.flows_from(show.next).take(SHOWN).inspect(|update| next = Some(update.slot + 1));
+            room.send(some.map(|update| enricher.record(&update)).collect());
+            // None left: the channel closes, which tells the client that this was all.
+            next.is_some_and(|next| {
+                show.next = next;
+                true
+            })
         });
     }
 }

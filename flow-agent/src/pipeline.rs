@@ -61,10 +61,10 @@ pub async fn run(config: Config) -> Result<()> {
     let flows = start(&config, &node, channels)?;
     attached.holds();
 
-    let exporter = Exporter::new(&config, &node, tls, status_in, facts.clone());
+    let exporter = Exporter::new(&config, &node, tls, status_in, facts);
     let export = tokio::spawn(export::run(exporter, batches));
     tokio::spawn(addresses::run(addresses_in, shutdown.clone()));
-    let desk = Desk { questions: questions_in, facts, window: config.active_timeout, extended: config.extended };
+    let desk = Desk { questions: questions_in, window: config.active_timeout, extended: config.extended };
     let api = tokio::spawn(api::run(listener, desk, shutdown.clone()));
     if let Some(admin) = admin {
         let shutdown = shutdown.clone();

@@ -78,7 +78,6 @@ impl Sources {
 
     /// One tick: rings first, then connection tracking (so that each new flow's connection is there), then a part of the sweep.
     pub fn tick(&mut self, table: &mut Table, enricher: &mut Enricher, now: Timestamp) {
-        self.faults.clear();
         if let Err(error) = self.kernel.refresh() {
             self.faults.push(format!("following the network interfaces: {error}"));
         }
@@ -123,9 +122,11 @@ impl Sources {
         &self.objects
     }
 
-    /// What failed at the last tick.
-    pub fn faults(&self) -> &[String] {
-        &self.faults
+    /// What failed since the last time this was asked, each fault once. To be asked every second.
+    pub fn take_faults(&mut self) -> Vec<String> {
+        self.faults.sort_unstable();
+        self.faults.dedup();
+        std::mem::take(&mut self.faults)
     }
 
     fn feed_events(&mut self, table: &mut Table, now: Timestamp) {

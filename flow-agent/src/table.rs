@@ -329,8 +329,14 @@ impl Table {
 
     /// Every flow as it is now, those that are over but still have a map entry left out.
     pub fn flows(&self) -> impl Iterator<Item = Update> + '_ {
+        self.flows_from(0)
+    }
+
+    /// The same from the slot `first` on, in the order of the slots.
+    pub fn flows_from(&self, first: u32) -> impl Iterator<Item = Update> + '_ {
         let shown = |number: &u32| self.connections[*number].has(LIVE) && !self.connections[*number].has(DONE);
-        self.connections.numbers().filter(shown).map(|number| self.update(number, EndReason::None))
+        let numbers = first..self.connections.numbers().end;
+        numbers.filter(shown).map(|number| self.update(number, EndReason::None))
     }
 
     /// What became of the packets that each interface's points counted, by interface index.

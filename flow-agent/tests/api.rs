@@ -13,7 +13,7 @@ use flow_common::record::{Cut, Extended, Family, Head, Tail};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 fn record(id: u64, namespace: &str, octets: u64) -> Record {
     let tail = Tail { src_pod: "web".into(), src_namespace: namespace.into(), ..Tail::default() };
@@ -35,7 +35,6 @@ fn record(id: u64, namespace: &str, octets: u64) -> Record {
 /// An API with the test in the place of the flows task.
 struct Stage {
     questions: mpsc::Receiver<Question>,
-    facts: watch::Sender<Arc<Facts>>,
     _trigger: ShutdownTrigger,
     folder: tempfile::TempDir,
 }
@@ -45,11 +44,10 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let listener = api::bind(&folder.path().join("api.sock")).await.unwrap();
         let (sender, questions) = mpsc::channel(4);
-        let (facts, latest) = watch::channel(Arc::new(Facts::default()));
         let (trigger, shutdown) = Shutdown::new();
-        let desk = Desk { questions: sender, facts: latest, window: Duration::from_secs(5), extended: true };
+        let desk = Desk { questions: sender, window: Duration::from_secs(5), extended: true };
         tokio::spawn(api::run(listener, desk, shutdown));
-        Self { questions, facts, _trigger: trigger, folder }
+        Self { questions, _trigger: trigger, folder }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -170,11 +168,12 @@ async fn top_ranks_by_traffic_and_forgets_what_is_quiet() {
 }
 
 #[tokio::test]
-async fn the_facts_are_the_latest() {
-    let stage = Stage::set().await;
+async fn the_facts_are_those_of_the_moment() {
+    let mut stage = Stage::set().await;
     let facts = Facts { node: "node-a".into(), ..Facts::default() };
-    stage.facts.send_replace(Arc::new(facts.clone()));
     let mut client = Client::request(&stage.path(), &Request::Doctor).await;
+    let Some(Question::Facts(answer)) = stage.questions.recv().await else { panic!("the facts are asked for") };
+    answer.send(Arc::new(facts.clone())).unwrap();
     assert_eq!(client.reply().await, Reply::Doctor(Box::new(facts)));
     assert_eq!(client.reply().await, Reply::End);
 }

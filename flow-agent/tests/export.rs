@@ -87,8 +87,11 @@ struct Heard {
 }
 
 impl Heard {
-    fn ids(&self) -> Vec<u64> {
-        self.flows.iter().map(|flow| flow.extended.flow_id).collect()
+    /// The flows' numbers; both address families are sent beside each other.
+    fn sorted(&self) -> Vec<u64> {
+        let mut ids: Vec<u64> = self.flows.iter().map(|flow| flow.extended.flow_id).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Takes the whole messages out of `buffer`, each checked as a collector would.
@@ -190,9 +193,7 @@ async fn records_arrive_whole_by_tcp() {
         stage.batches.send(batch(some)).await.unwrap();
     }
     let (heard, status) = tokio::join!(hear_out(&mut incoming), stage.finish());
-    let mut ids = heard.ids();
-    ids.sort_unstable();
-    assert_eq!(ids, (0..3_000).collect::<Vec<_>>());
+    assert_eq!(heard.sorted(), (0..3_000).collect::<Vec<_>>());
     for flow in &heard.flows {
         let id = flow.extended.flow_id;
         assert_eq!(*flow, record(id, sent[usize::try_from(id).unwrap()].1).owned());
@@ -237,7 +238,7 @@ async fn ended_flows_come_again_on_a_new_connection() {
     stage.batches.send(batch(&[(5, ACTIVE), (6, END)])).await.unwrap();
     let mut incoming = peer.accept().await;
     let (heard, status) = tokio::join!(hear_out(&mut incoming), stage.finish());
-    assert_eq!(heard.ids(), [2, 3, 6]);
+    assert_eq!(heard.sorted(), [2, 3, 6]);
     assert_eq!((status.connects, status.passed_over, status.lost_flows), (2, 1, 0));
 }
 
@@ -250,7 +251,7 @@ async fn a_collector_that_is_away_costs_the_oldest_ended_flows() {
     let peer = Peer::bind(&port.to_string(), None).await;
     let mut incoming = peer.accept().await;
     let (heard, status) = tokio::join!(hear_out(&mut incoming), stage.finish());
-    assert_eq!(heard.ids(), [4, 6]);
+    assert_eq!(heard.sorted(), [4, 6]);
     assert_eq!((status.lost_flows, status.lost.packets, status.lost.bytes), (1, 2, 200));
 }
 
@@ -297,7 +298,7 @@ async fn records_arrive_by_tls() {
     let mut incoming = peer.accept().await;
     stage.batches.send(batch(&[(2, END), (3, EndReason::Forced)])).await.unwrap();
     let (heard, _) = tokio::join!(hear_out(&mut incoming), stage.finish());
-    assert_eq!(heard.ids(), [2, 3]);
+    assert_eq!(heard.sorted(), [2, 3]);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, ind
         },
         conntrack: tracking(sources),
         objects: objects(sources, index),
-        faults: sources.faults().to_vec(),
+        faults: sources.take_faults(),
         ..Facts::default()
     }
 }

@@ -13,6 +13,8 @@ use std::os::fd::BorrowedFd;
 const RATES: [u64; 4] = [100, 250, 300, 1_000];
 /// How long to watch: so long that no two rates can be taken for each other, whatever part of a tick is cut off at both ends.
 const WATCH_NS: u64 = 50_000_000;
+/// How often to watch so long before giving up.
+const ATTEMPTS: u64 = 60;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// The tick's length, and when tick 0 of the present count began on the monotonic clock.
@@ -26,12 +28,19 @@ impl Tick {
     /// Runs the program `clock` until the tick is known.
     pub(super) fn measure(program: &SchedClassifier, clocks: BorrowedFd<'_>) -> io::Result<Self> {
         let mut readings = vec![read(program, clocks)?];
-        while let [first, .., last] | [first @ last] = readings.as_slice()
-            && last[1].saturating_sub(first[1]) < WATCH_NS
-        {
-            readings.push(read(program, clocks)?);
+        // A machine that was held up may show a tick that stands still and then runs: watch until it goes evenly.
+        let begin = readings.first().map_or(0, |[_, ns]| *ns);
+        for attempt in 1..=ATTEMPTS {
+            while let Some([_, last]) = readings.last()
+                && last.saturating_sub(begin) < WATCH_NS * attempt
+            {
+                readings.push(read(program, clocks)?);
+            }
+            if let Some(tick) = Self::of(&readings) {
+                return Ok(tick);
+            }
         }
-        Self::of(&readings).ok_or_else(|| io::Error::other("the kernel's tick does not advance"))
+        Err(io::Error::other("the kernel's tick does not advance evenly; is this machine out of CPU?"))
     }
 
     /// From pairs of tick and nanoseconds, in order.
@@ -39,6 +48,9 @@ impl Tick {
         let ([first_tick, first_ns], [last_tick, last_ns]) = (*readings.first()?, *readings.last()?);
         let length = last_ns.checked_sub(first_ns)?.checked_div(last_tick.checked_sub(first_tick)?)?;
         let length_ns = RATES.map(|rate| SECOND_NS / rate).into_iter().min_by_key(|tick| tick.abs_diff(length))?;
+        if length.abs_diff(length_ns) > length_ns / 4 {
+            return None;
+        }
         // A reading lies within its tick, so the tick began at the latest then.
         let origins =
             readings.iter().map(|[tick, ns]| ns.cast_signed().wrapping_sub(tick.wrapping_mul(length_ns).cast_signed()));
@@ -114,5 +126,11 @@ mod tests {
     #[test]
     fn a_tick_that_stands_still_is_none() {
         assert!(Tick::of(&[[5, 1], [5, 2], [5, 3]]).is_none());
+    }
+
+    #[test]
+    fn a_tick_that_stood_still_for_a_while_is_none() {
+        // 250 a second, but only three of twelve were made up for yet.
+        assert!(Tick::of(&[[100, 0], [103, WATCH_NS]]).is_none());
     }
 }
