@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +24,8 @@ use crate::wait::eventually;
 
 /// How long a part may take to be ready: the verifier works through the programs in that time.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long the aggregator waits for the other half.
+const CORRELATION: Duration = Duration::from_secs(8);
 /// Where the aggregator answers for its health.
 const ADMIN_PORT: u16 = 10_349;
 
@@ -34,8 +36,41 @@ pub struct Settings {
     pub agent: String,
     /// Further keys of flow-aggregator.conf.
     pub aggregator: String,
-    /// Further keys of the agent's section `flowExporter`; replaces the lab's own, which are short for tests.
-    pub exporter: Option<String>,
+    /// A Node whose agent exports late: its halves always come second.
+    pub late: Option<Node>,
+    /// How the agents send.
+    pub transport: Transport,
+}
+
+/// How the agents send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS, each side showing a certificate.
+    #[default]
+    Tls,
+    /// TCP in clear.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// The keys of either side's configuration.
+    fn tls(self, certs: &Path, side: &str) -> String {
+        let certs = certs.display();
+        match self {
+            Self::Tls => format!("tls: {{ca: {certs}/ca.crt, cert: {certs}/{side}.crt, key: {certs}/{side}.key}}\n"),
+            Self::Tcp | Self::Udp => String::new(),
+        }
+    }
 }
 
 /// The product's processes.
@@ -81,17 +116,18 @@ impl<'lab> Product<'lab> {
 
     /// Starts the aggregator and waits until it listens.
     pub fn start_aggregator(&self) -> Result<()> {
-        let certs = self.lab.path("certs");
         let text = format!(
-            "tls: {{ca: {0}/ca.crt, cert: {0}/server.crt, key: {0}/server.key}}
-flowLogger: {{enable: true, path: {1}}}
+            "{tls}aggregatorTransportProtocol: {transport}
+flowLogger: {{enable: true, path: {log}}}
 activeFlowRecordTimeout: 1s
 inactiveFlowRecordTimeout: 90s
-correlationTimeout: 5s
-{2}",
-            certs.display(),
-            self.joined.path().display(),
-            self.settings.aggregator
+correlationTimeout: {correlation}s
+{further}",
+            tls = self.settings.transport.tls(&self.lab.path("certs"), "server"),
+            transport = self.settings.transport.name(),
+            log = self.joined.path().display(),
+            correlation = CORRELATION.as_secs(),
+            further = self.settings.aggregator
         );
         let child = self.launch("flow-aggregator", "flow-aggregator", &Host::Collector, &text)?;
         *lock(&self.aggregator) = Some(child);
@@ -107,24 +143,22 @@ correlationTimeout: 5s
 
     /// Starts a Node's agent; `wait_for_agent` says when it works.
     pub fn start_agent(&self, node: Node) -> Result<()> {
-        let certs = self.lab.path("certs");
-        let exporter = self
-            .settings
-            .exporter
-            .as_deref()
-            .unwrap_or("  flowPollInterval: 1s\n  activeFlowExportTimeout: 1s\n  idleFlowExportTimeout: 2s\n");
+        // The late one still sends well within the time that the aggregator waits for a half.
+        let [active, idle] = if self.settings.late == Some(node) { [3, 4] } else { [1, 2] };
         let text = format!(
             "nodeName: {name}
 flowExporter:
-  flowCollectorAddr: \"{collector}:4739:tls\"
-{exporter}tls: {{ca: {certs}/ca.crt, cert: {certs}/client.crt, key: {certs}/client.key}}
-kubernetes: {{objects: {objects}}}
+  flowCollectorAddr: \"{collector}:4739:{transport}\"
+  flowPollInterval: 1s
+  activeFlowExportTimeout: {active}s
+  idleFlowExportTimeout: {idle}s
+{tls}kubernetes: {{objects: {objects}}}
 apiSocket: {socket}
-adminAddr: \"127.0.0.1:10359\"
 {further}",
             name = node.name(),
             collector = collector(Family::V4),
-            certs = certs.display(),
+            transport = self.settings.transport.name(),
+            tls = self.settings.transport.tls(&self.lab.path("certs"), "client"),
             objects = self.lab.objects().display(),
             socket = self.socket(node).display(),
             further = self.settings.agent,

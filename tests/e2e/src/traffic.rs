@@ -104,6 +104,11 @@ pub enum Kind {
         /// Bytes of each.
         bytes: u64,
     },
+    /// One UDP question and answer from each of so many ports, from the client's on.
+    Flood {
+        /// How many ports.
+        flows: u32,
+    },
     /// A TCP connection and its end.
     Connect {
         /// How long to wait for an answer.
@@ -124,6 +129,7 @@ impl Kind {
         match self {
             Self::Http { .. } | Self::Bulk { .. } | Self::Connect { .. } => Protocol::Tcp,
             Self::Echo { protocol, .. } => protocol,
+            Self::Flood { .. } => Protocol::Udp,
             Self::Ping { .. } => Protocol::Icmp,
         }
     }
@@ -140,6 +146,7 @@ impl Kind {
             Self::Http { requests, bytes } => ("http", requests, bytes),
             Self::Bulk { bytes } => ("bulk", 1, bytes),
             Self::Echo { protocol, exchanges, bytes } => (protocol.name(), exchanges, bytes),
+            Self::Flood { flows } => ("flood", flows, 100),
             Self::Connect { .. } | Self::Ping { .. } => ("connect", 1, 0),
         };
         command.args(["ask", kind, "--from", &from.to_string(), "--to", &to.to_string()]);

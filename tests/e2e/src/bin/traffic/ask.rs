@@ -49,6 +49,8 @@ enum Kind {
     Udp,
     /// Echoes over SCTP.
     Sctp,
+    /// Echoes over UDP, each from the next port.
+    Flood,
     /// Only connects, and closes.
     Connect,
 }
@@ -57,6 +59,7 @@ enum Kind {
 pub(crate) fn run(options: &Options) -> Result<()> {
     match options.kind {
         Kind::Udp => udp(options),
+        Kind::Flood => flood(options),
         Kind::Http => stream(options, Protocol::Tcp, http),
         Kind::Bulk => stream(options, Protocol::Tcp, bulk),
         Kind::Tcp => stream(options, Protocol::Tcp, echo),
@@ -169,6 +172,19 @@ fn udp(options: &Options) -> Result<()> {
             datagrams(&socket, line?.trim().parse()?, options.bytes, &mut report)?;
             print(&mut report)?;
         }
+    }
+    print(&mut report)
+}
+
+fn flood(options: &Options) -> Result<()> {
+    let mut report = Report::new(Protocol::Udp, options.from, options.to);
+    for offset in 0..u16::try_from(options.exchanges)? {
+        // The kernel's own choice would use some ports twice.
+        let port = options.from.port().checked_add(offset).context("too many ports")?;
+        let socket = UdpSocket::bind(SocketAddr::new(options.from.ip(), port))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(options.to)?;
+        datagrams(&socket, 1, options.bytes, &mut report)?;
     }
     print(&mut report)
 }
