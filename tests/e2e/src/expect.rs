@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Result, ensure};
 
 use crate::cases::{Done, Item, Way};
-use crate::joined::{Record, sum_of_deltas};
+use crate::joined::{Record, listed, sum_of_deltas};
 use crate::lab::Truth;
 use crate::topology::{Family, Host, Node, Protocol, SERVICE, SERVICE_PORTS};
 use crate::truth::Count;
@@ -20,17 +20,22 @@ pub fn counted(done: &Done, truth: &Truth) -> Result<[Count; 2]> {
 pub fn holds(done: &Done, truth: &Truth, records: &[Record]) -> Result<()> {
     let of_flow: Vec<&Record> = records.iter().filter(|record| is_of(done, record)).collect();
     let last = *of_flow.last().ok_or_else(|| anyhow::anyhow!("no joined flow"))?;
-    ensure!(of_flow.iter().all(|record| record.flow_id == last.flow_id), "more than one flow: {of_flow:#?}");
+    ensure!(
+        of_flow.iter().all(|record| record.flow_id == last.flow_id),
+        "more than one flow:{}",
+        listed(of_flow.iter().copied())
+    );
     names(done, last)?;
     translation(done, truth, last)?;
     let expected = counted(done, truth)?;
-    ensure!(last.totals() == expected, "totals are {:?}, nft counted {expected:?}: {of_flow:#?}", last.totals());
+    let all = || listed(of_flow.iter().copied());
+    ensure!(last.totals() == expected, "totals are {:?}, nft counted {expected:?}:{}", last.totals(), all());
     let deltas = sum_of_deltas(of_flow.iter().copied());
-    ensure!(deltas == expected, "deltas add up to {deltas:?}, nft counted {expected:?}: {of_flow:#?}");
+    ensure!(deltas == expected, "deltas add up to {deltas:?}, nft counted {expected:?}:{}", all());
     // 1 s: flows begin at the first packet, which the kernel times by a coarser clock than the program's.
     let began = done.report.started_ms.saturating_sub(1_000)..=done.report.ended_ms + 1_000;
     ensure!(began.contains(&last.flow_start_milliseconds), "began at {}, not {began:?}", last.flow_start_milliseconds);
-    ensure!(last.flow_end_milliseconds >= last.flow_start_milliseconds, "ends before it begins: {last:#?}");
+    ensure!(last.flow_end_milliseconds >= last.flow_start_milliseconds, "ends before it begins: {last}");
     Ok(())
 }
 

@@ -129,6 +129,36 @@ impl Record {
     }
 }
 
+impl std::fmt::Display for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [sent, answered] = self.totals();
+        let [new_sent, new_answered] = self.deltas();
+        write!(
+            f,
+            "{} > {} totals {}/{} {}/{} deltas {}/{} {}/{} reason {} nodes {}:{} flow {:x}",
+            self.client(),
+            self.server(),
+            sent.packets,
+            sent.bytes,
+            answered.packets,
+            answered.bytes,
+            new_sent.packets,
+            new_sent.bytes,
+            new_answered.packets,
+            new_answered.bytes,
+            self.flow_end_reason,
+            self.packet_total_count_from_source_node,
+            self.packet_total_count_from_destination_node,
+            self.flow_id
+        )
+    }
+}
+
+/// Records, a line each, for people who look for a fault.
+pub fn listed<'a>(records: impl IntoIterator<Item = &'a Record>) -> String {
+    records.into_iter().map(|record| format!("\n    {record}")).collect()
+}
+
 /// The sum of both directions' deltas over records.
 pub fn sum_of_deltas<'a>(records: impl IntoIterator<Item = &'a Record>) -> [Count; 2] {
     records.into_iter().fold([Count::default(); 2], |[sent, answered], record| {

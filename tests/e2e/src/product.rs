@@ -40,6 +40,8 @@ pub struct Settings {
     pub late: Option<Node>,
     /// How the agents send.
     pub transport: Transport,
+    /// The aggregator has no objects of its own: it knows what the agents say and nothing else.
+    pub blind: bool,
 }
 
 /// How the agents send.
@@ -122,11 +124,12 @@ flowLogger: {{enable: true, path: {log}}}
 activeFlowRecordTimeout: 1s
 inactiveFlowRecordTimeout: 90s
 correlationTimeout: {correlation}s
-{further}",
+{objects}{further}",
             tls = self.settings.transport.tls(&self.lab.path("certs"), "server"),
             transport = self.settings.transport.name(),
             log = self.joined.path().display(),
             correlation = CORRELATION.as_secs(),
+            objects = if self.settings.blind { String::new() } else { self.objects() },
             further = self.settings.aggregator
         );
         let child = self.launch("flow-aggregator", "flow-aggregator", &Host::Collector, &text)?;
@@ -152,14 +155,13 @@ flowExporter:
   flowPollInterval: 1s
   activeFlowExportTimeout: {active}s
   idleFlowExportTimeout: {idle}s
-{tls}kubernetes: {{objects: {objects}}}
-apiSocket: {socket}
+{tls}{objects}apiSocket: {socket}
 {further}",
             name = node.name(),
             collector = collector(Family::V4),
             transport = self.settings.transport.name(),
             tls = self.settings.transport.tls(&self.lab.path("certs"), "client"),
-            objects = self.lab.objects().display(),
+            objects = self.objects(),
             socket = self.socket(node).display(),
             further = self.settings.agent,
         );
@@ -278,6 +280,10 @@ apiSocket: {socket}
     /// The socket of a Node's agent.
     pub fn socket(&self, node: Node) -> PathBuf {
         self.lab.path(&format!("{}.sock", node.name()))
+    }
+
+    fn objects(&self) -> String {
+        format!("kubernetes: {{objects: {}}}\n", self.lab.objects().display())
     }
 
     fn launch(&self, program: &str, name: &str, host: &Host, configuration: &str) -> Result<Child> {

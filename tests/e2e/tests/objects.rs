@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::Lab;
-use lab::joined::Record;
+use lab::joined::{Record, listed};
 use lab::product::{Product, Settings};
 use lab::topology::{Family, Host, Node, Pod, Protocol, TALK};
 use lab::traffic::{Kind, Report};
@@ -31,7 +31,7 @@ fn talk(server: &Pod) -> Result<Report> {
 fn joined(report: &Report, wanted: impl Fn(&Record) -> bool) -> Result<()> {
     eventually(EXPORTED, || {
         let records = PRODUCT.joined().of_client(report.protocol, report.from)?;
-        ensure!(records.last().is_some_and(&wanted), "not as wanted: {records:#?}");
+        ensure!(records.last().is_some_and(&wanted), "not as wanted: {}", listed(&records));
         Ok(())
     })
     .map_err(|error| PRODUCT.with_logs(error))

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::cases::{Case, Item, Way};
 use lab::expect;
-use lab::joined::Record;
+use lab::joined::{Record, listed};
 use lab::product::{Product, Settings};
 use lab::topology::{DNS, FAMILIES, Family, Host, Node, Pod, Protocol, ServicePort, TALK};
 use lab::traffic::{Kind, Session};
@@ -68,7 +68,7 @@ fn a_killed_agent_goes_on_where_conntrack_is() -> Result<()> {
             let records = totals_are_right(&lab, &product, session)?;
             never_shrink(&records)?;
             let first = records.first().context("no joined flow")?;
-            ensure!(records.iter().all(|record| record.flow_id == first.flow_id), "another flow: {records:#?}");
+            ensure!(records.iter().all(|record| record.flow_id == first.flow_id), "another flow: {}", listed(&records));
         }
     }
     Ok(())

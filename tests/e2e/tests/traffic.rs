@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use lab::Lab;
 use lab::cases::{self, Case, Item};
 use lab::expect;
-use lab::joined::{Record, sum_of_deltas};
+use lab::joined::{Record, listed, sum_of_deltas};
 use lab::product::{Product, Settings};
 use lab::topology::{FAMILIES, Family, Host, Node, Pod, Protocol, TALK};
 use lab::traffic::{Kind, now_ms};
@@ -110,7 +110,7 @@ fn a_connection_silent_for_40_seconds_is_the_same_flow() -> Result<()> {
             let last = records.last().ok_or_else(|| anyhow::anyhow!("no joined flow of {report:?}"))?;
             ensure!(last.totals() == expected, "{:?}, nft counted {expected:?}", last.totals());
             ensure!(sum_of_deltas(&records) == expected, "deltas {:?}, {expected:?}", sum_of_deltas(&records));
-            ensure!(records.iter().all(|record| record.flow_id == last.flow_id), "several flows: {records:#?}");
+            ensure!(records.iter().all(|record| record.flow_id == last.flow_id), "several flows: {}", listed(&records));
             ensure!(last.flow_start_milliseconds <= began, "began at {}", last.flow_start_milliseconds);
             ensure!(last.flow_end_milliseconds >= began + 39_000, "ended at {}", last.flow_end_milliseconds);
             Ok(())
@@ -133,7 +133,7 @@ fn per_node_counters_of_both_halves_stand_beside_the_common_ones() -> Result<()>
         ensure!(both == [expected.packets; 2], "{both:?}, nft counted {expected:?}");
         ensure!(last.tcp_state == "TIME-WAIT" || last.tcp_state == "CLOSED", "state {}", last.tcp_state);
         ensure!(last.flow_end_reason == 3, "reason {}", last.flow_end_reason);
-        ensure!(records.iter().any(throughput_is_bits_a_second), "{records:#?}");
+        ensure!(records.iter().any(throughput_is_bits_a_second), "{}", listed(&records));
         Ok(())
     })
     .map_err(|error| product.with_logs(error))
