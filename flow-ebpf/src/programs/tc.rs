@@ -79,6 +79,8 @@ pub(crate) struct Passing {
     end: u32,
     /// Index of its direction.
     direction: u32,
+    /// 1 for a fragment.
+    fragment: u32,
 }
 
 #[inline(always)]
@@ -134,6 +136,7 @@ impl Passing {
             transport: plain.transport,
             end: link + plain.bytes,
             direction: plain.reversed as u32,
+            fragment: 0,
         }
     }
 }
@@ -197,6 +200,7 @@ fn uncommon(skb: *mut __sk_buff, hook: *mut HookCounters, point: u32, link: u32)
         transport: packet.transport,
         end: packet.end,
         direction: packet.direction,
+        fragment: (packet.fragment != Fragment::Whole) as u32,
     };
     // SAFETY: this CPU's counters.
     unsafe { (*hook).seen.bytes += packet.bytes as u64 };

@@ -56,7 +56,9 @@ fn names(done: &Done, record: &Record) -> Result<()> {
     let (name, namespace, node) = pod(&done.host);
     ensure!(source == (&name, &namespace, &node), "source is {source:?}, not {:?}", (name, namespace, node));
     let to = (&record.destination_pod_name, &record.destination_pod_namespace, &record.destination_node_name);
-    let (name, namespace, node) = pod(&way.server());
+    // What never came to the other Node has one half, which names its own end alone.
+    let one_half = done.case.item == Item::Dropped && way == Way::AcrossNodes && record.destination_pod_name.is_empty();
+    let (name, namespace, node) = if one_half { Default::default() } else { pod(&way.server()) };
     ensure!(to == (&name, &namespace, &node), "destination is {to:?}, not {:?}", (name, namespace, node));
     let flow_type = match way {
         Way::SameNode | Way::ServiceLocal => 1,

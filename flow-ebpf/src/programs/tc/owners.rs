@@ -3,7 +3,8 @@
 //! The point that first saw the direction owns it; the others annotate. Each time the owner counts it marks the direction
 //! [`FRESH`]; the first other point that sees a packet then becomes the candidate and adds up what it sees until the owner counts again.
 //! An owner that is silent for [`silence`] while others see packets is taken over, and what the candidate added up moves from
-//! `annotated` to `takeover`: seen, counted by nobody. A Pod's own point takes over from any other at once.
+//! `annotated` to `takeover`: seen, counted by nobody. A Pod's own point takes over from any other at once, but not in the middle of a
+//! datagram: conntrack lets fragments go on only when it has all of them, so the owner has counted those that are still to come.
 
 use super::{Passing, add, hook};
 use crate::maps::silence;
@@ -24,7 +25,7 @@ pub(super) unsafe fn counts(
     // SAFETY: the caller's flow.
     unsafe {
         let current = (*own).owner;
-        let senior = current != 0 && (!owner::is_pod(passing.point) || owner::is_pod(current));
+        let senior = current != 0 && (!owner::is_pod(passing.point) || owner::is_pod(current) || passing.fragment != 0);
         let pending = (*own).pending_packets;
         // Most packets; only a SYN needs the flow's state, which is in another cache line.
         if pending == FRESH && senior && passing.flags & FLAG_SYN == 0 {
