@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 mod client;
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing is left to do where even this cannot be written.
-            let _ = writeln!(io::stderr(), "flow-agent: {error:#}");
+            let _ = writeln!(io::stderr(), "flow-agent: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
@@ -127,7 +127,7 @@ fn load(path: Option<&Path>) -> Result<Config> {
             (path.display().to_string(), text)
         }
     };
-    let loaded = config::read(&name, &text)?;
+    let loaded = config::read(&name, &text).map_err(|problems| anyhow!("the configuration is refused:\n{problems}"))?;
     for warning in &loaded.warnings {
         writeln!(io::stderr(), "warning: {warning}")?;
     }
@@ -147,6 +147,17 @@ impl Socket {
 
 fn put(text: &str) -> io::Result<()> {
     io::stdout().lock().write_all(text.as_bytes())
+}
+
+/// The error and its causes; most errors name their cause themselves.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

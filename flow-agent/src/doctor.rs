@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 mod host;
 mod judge;
 
-pub use host::host_findings;
+pub use host::{host_findings, missing_rights};
 pub use judge::{Finding, judge};
 
 use crate::addresses::Address;

@@ -1,7 +1,7 @@
 //! The flows task: owns sources, table and enricher, and turns what is due into batches of records.
 //!
-//! Takes ticks, questions of the API and the Node's addresses; gives batches to export and followers, and the facts every five seconds. A full
-//! channel to export delays records, never counting: what is due stays due in the table.
+//! Takes ticks, questions of the API and the Node's addresses; gives batches to export and followers, and the facts every five
+//! seconds. A full channel to export delays records, never counting: what is due stays due in the table.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use flow_common::daemon::Shutdown;
 use flow_common::time::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 
 mod facts;
 
@@ -29,6 +29,9 @@ const FACTS: Duration = Duration::from_secs(5);
 
 /// Records of a batch.
 const BATCH: usize = 2_048;
+
+/// How long the end waits for export to take a batch.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Live flows shown to a client of the API in a tick.
 const SHOWN: usize = 8_192;
@@ -123,8 +126,9 @@ impl Flows {
         loop {
             let more = self.take(now, true, BATCH);
             if let Some(batch) = self.batch()
-                && self.channels.batches.send(batch).await.is_err()
+                && !matches!(timeout(PATIENCE, self.channels.batches.send(batch)).await, Ok(Ok(())))
             {
+                tracing::warn!("the collector takes nothing: the last flows are not sent");
                 break;
             }
             if !more {

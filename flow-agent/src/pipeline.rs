@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use flow_common::daemon::{Admin, Readiness, Shutdown};
 use flow_common::k8s::Index;
 use flow_common::net::TlsClient;
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Desk};
 use crate::config::Config;
-use crate::doctor::{self, Facts};
+use crate::doctor::{self, Facts, Finding};
 use crate::enrich::Enricher;
 use crate::export::{self, Exporter};
 use crate::flows::{Channels, Flows};
@@ -40,6 +40,9 @@ pub async fn run(config: Config) -> Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot wait for signals")?;
     let node = node_name(&config);
     // What may be refused comes before the kernel is touched.
+    if let Some(Finding { what, remedy }) = doctor::missing_rights() {
+        bail!("{what}: {remedy}");
+    }
     let tls = config.tls_files().map(|files| TlsClient::load(&files)).transpose()?;
     let listener = api::bind(&config.api_socket).await?;
     let (facts_in, facts) = watch::channel(Arc::new(Facts::default()));

@@ -20,6 +20,12 @@ pub fn host_findings() -> Vec<Finding> {
     findings(release.trim(), Path::new("/sys/kernel/btf/vmlinux").exists(), capabilities(&status))
 }
 
+/// What this process may not do and an agent must.
+pub fn missing_rights() -> Option<Finding> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    capabilities(&status).and_then(rights)
+}
+
 fn findings(release: &str, btf: bool, capabilities: Option<u64>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if version(release).is_some_and(|version| version < OLDEST) {
@@ -34,16 +40,20 @@ fn findings(release: &str, btf: bool, capabilities: Option<u64>) -> Vec<Finding>
             "use a kernel that was built with CONFIG_DEBUG_INFO_BTF",
         ));
     }
-    if let Some(held) = capabilities {
-        let may_load = held & CAP_SYS_ADMIN != 0 || held & (CAP_BPF | CAP_PERFMON) == CAP_BPF | CAP_PERFMON;
-        if !may_load || held & CAP_NET_ADMIN == 0 {
-            findings.push(Finding::new(
-                "this user may not load and attach kernel programs",
-                "run as root, or with the capabilities BPF, PERFMON and NET_ADMIN",
-            ));
-        }
-    }
+    findings.extend(capabilities.and_then(rights));
     findings
+}
+
+/// What these capabilities lack.
+fn rights(held: u64) -> Option<Finding> {
+    let may_load = held & CAP_SYS_ADMIN != 0 || held & (CAP_BPF | CAP_PERFMON) == CAP_BPF | CAP_PERFMON;
+    let lacks = !may_load || held & CAP_NET_ADMIN == 0;
+    lacks.then(|| {
+        Finding::new(
+            "this user may not load and attach kernel programs",
+            "run as root, or with the capabilities BPF, PERFMON and NET_ADMIN",
+        )
+    })
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use flow_common::time::Timestamp;
 
+/// Records there is room for without growing.
+const RESERVED: usize = 1 << 16;
+
 /// A queue in order of arrival. What was sent at any time is always a part at its front, and what the present
 /// connection carried a part at the front of that.
 #[derive(Debug)]
@@ -32,7 +35,9 @@ struct Entry<T> {
 impl<T> Spool<T> {
     /// For `capacity` records, each kept for `hold` after it was sent.
     pub(super) fn new(capacity: usize, hold: Duration) -> Self {
-        Self { records: VecDeque::new(), capacity: capacity.max(1), hold, sent: 0, carried: 0 }
+        // Memory comes with the records; growing by doubling would need it one and a half times over.
+        let records = VecDeque::with_capacity(capacity.min(RESERVED));
+        Self { records, capacity: capacity.max(1), hold, sent: 0, carried: 0 }
     }
 
     /// Takes a record. Gives the one that is lost by it: the oldest, if it was never sent.
