@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
 use crate::topology::{
-    BULK, CLOSED_PORT, DNS, DROPPED_PORT, FAMILIES, Family, HTTP, Host, Node, Pod, Protocol, SCTP, ServicePort, TALK,
+    BULK, CLOSED, DNS, DROPPED_PORT, FAMILIES, Family, HTTP, Host, Node, Pod, Protocol, SCTP, ServicePort, TALK,
     after_dnat, cluster_ip,
 };
 use crate::traffic::{Kind, Outcome, Report, kernel_has_sctp};
@@ -130,7 +130,7 @@ impl Item {
     /// Whether the item makes sense over a way: what has no port of the Service cannot ask it.
     pub fn goes(self, way: Way) -> bool {
         match self {
-            Self::Ping | Self::Refused | Self::Dropped => !way.is_service(),
+            Self::Ping | Self::Dropped => !way.is_service(),
             _ => true,
         }
     }
@@ -156,7 +156,7 @@ impl Item {
             Self::Udp | Self::Fragments => DNS,
             Self::Sctp => SCTP,
             Self::Ping => ServicePort { target: 0, ..TALK },
-            Self::Refused => ServicePort { target: CLOSED_PORT, ..TALK },
+            Self::Refused => CLOSED,
             Self::Dropped => ServicePort { target: DROPPED_PORT, ..TALK },
         }
     }

@@ -307,7 +307,7 @@ pub fn gateway_of(host: IpAddr) -> IpAddr {
     }
 }
 
-/// A port that every server listens on.
+/// A port of the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServicePort {
     /// Its name in the Service.
@@ -337,11 +337,12 @@ pub const DNS: ServicePort =
 /// Answers with what it got, over SCTP.
 pub const SCTP: ServicePort =
     ServicePort { name: "s1", protocol: Protocol::Sctp, port: 36412, target: 36412, node_port: 30412 };
-/// All ports of the Service.
-pub const SERVICE_PORTS: [ServicePort; 5] = [HTTP, BULK, TALK, DNS, SCTP];
-
 /// A TCP port that no server listens on.
-pub const CLOSED_PORT: u16 = 4444;
+pub const CLOSED: ServicePort =
+    ServicePort { name: "closed", protocol: Protocol::Tcp, port: 44, target: 4444, node_port: 30044 };
+/// All ports of the Service.
+pub const SERVICE_PORTS: [ServicePort; 6] = [HTTP, BULK, TALK, DNS, SCTP, CLOSED];
+
 /// A TCP port that the Nodes' nft rules drop on the way.
 pub const DROPPED_PORT: u16 = 9999;
 
