@@ -41,7 +41,7 @@ use export::Asked;
 use ledger::{Class, Ledger};
 use observe::Look;
 use slab::{NONE, Slab};
-use tracked::Tracker;
+use tracked::{Departed, Tracker};
 
 /// Deadlines further ahead than this are looked at again on the way.
 const HORIZON_SECONDS: u32 = 1_023;
@@ -173,6 +173,8 @@ pub struct Table {
     entries: Entries,
     connections: Slab<Connection>,
     tracker: Tracker,
+    /// Tracked connections that were over before a packet of theirs was told of, the first to be let go in front.
+    departed: VecDeque<Departed>,
     ledger: Ledger,
     timers: Expiry,
     /// Slots whose deadline has come; kept for its memory.
@@ -203,6 +205,7 @@ impl Table {
             entries: Entries::new(room),
             connections: Slab::with_capacity(room),
             tracker: Tracker::new(room * 2),
+            departed: VecDeque::new(),
             ledger: Ledger::new(),
             timers: Expiry::new(now.seconds(), HORIZON_SECONDS),
             fired: Vec::new(),
@@ -277,6 +280,7 @@ impl Table {
         updates: &mut Vec<Update>,
     ) -> bool {
         self.relieve(now.nanos());
+        self.depart(now.nanos());
         self.give(max, &mut Asked { now_ns: now.nanos(), connected, exported }, updates)
     }
 

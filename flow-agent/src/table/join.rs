@@ -9,8 +9,9 @@ use super::Table;
 use super::connection::{DONE, EXPORTED, FIXED, FROM_END_1, IN_DUMP, LIVE, OVER, Reason, TRACKED, WANTS_TOTALS};
 use super::entry::REVERSED;
 use super::identity::flow_id;
+use super::observe::STRAYS_NS;
 use super::slab::NONE;
-use super::tracked::Tracked;
+use super::tracked::{Departed, Tracked};
 use crate::conntrack::{self, Kind, tcp};
 
 impl Table {
@@ -264,11 +265,28 @@ impl Table {
             && (self.tracker[number].id, self.tracker[number].zone) == (tracked.id, tracked.zone)
         {
             match self.tracker[number].connection {
+                NONE if tracked.is_translated() => {
+                    let until_ns = now.nanos().saturating_add(STRAYS_NS);
+                    self.departed.push_back(Departed { number, id: tracked.id, stop_ns: at, until_ns });
+                }
                 NONE => self.tracker.remove(number),
                 connection => self.end_tracked(connection, at),
             }
         } else if let Some(number) = self.untranslated(&tracked) {
             self.end_tracked(number, at);
+        }
+    }
+
+    /// Lets those go whose packets have been told of by now.
+    pub(super) fn depart(&mut self, now_ns: u64) {
+        while let Some(departed) = self.departed.pop_front_if(|departed| departed.until_ns <= now_ns) {
+            if !self.tracker.has(departed.number, departed.id) {
+                continue;
+            }
+            match self.tracker[departed.number].connection {
+                NONE => self.tracker.remove(departed.number),
+                connection => self.end_tracked(connection, departed.stop_ns),
+            }
         }
     }
 

@@ -36,6 +36,16 @@ pub(super) struct Tracked {
     pub(super) connection: u32,
 }
 
+/// A tracked connection that was over before a packet of it was told of, as one that is refused: connection tracking forgets it at
+/// the RST, and says so earlier than its two map entries are read. It is kept for them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Departed {
+    pub(super) number: u32,
+    pub(super) id: u32,
+    pub(super) stop_ns: u64,
+    pub(super) until_ns: u64,
+}
+
 impl Tracked {
     /// None where the tuples make no keys.
     pub(super) fn new(entry: &conntrack::Entry) -> Option<Self> {
@@ -107,6 +117,11 @@ impl Tracker {
     /// The numbers of all that there are.
     pub(super) fn numbers(&self) -> Vec<u32> {
         self.slab.numbers().filter(|number| self.slab[*number].live).collect()
+    }
+
+    /// Whether the number is still this connection's.
+    pub(super) fn has(&self, number: u32, id: u32) -> bool {
+        self.slab[number].live && self.slab[number].id == id
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<u32> {

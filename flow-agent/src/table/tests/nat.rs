@@ -226,6 +226,29 @@ fn both_entries_end_and_are_deleted_with_their_flow() {
 }
 
 #[test]
+fn a_refused_connection_that_is_forgotten_before_its_packets_are_read_is_one_flow() {
+    for case in cases() {
+        let mut sim = Simulation::new();
+        sim.conntrack(Kind::New, case.entry());
+        sim.conntrack(Kind::Destroy, case.entry());
+        let (before, after) = (case.original, back(case.reply));
+        for (tuple, points) in [(before, case.before), (after, case.after)] {
+            sim.packet(tuple, points[0], 60, SYN);
+            sim.packet(back(tuple), points[1], 40, RST | ACK);
+        }
+        sim.tick();
+        let record = sim.record();
+        assert_eq!((record.head.end_reason, packets(&record)), (EndReason::End, [1, 1, 1, 1]), "{}", case.name);
+        for _ in 0..3 {
+            sim.pass(2_000);
+            sim.sweep();
+        }
+        assert_eq!((sim.records().len(), sim.map.len()), (0, 0), "{}", case.name);
+        assert_eq!((sim.table.statistics().connections, sim.table.statistics().tracked), (0, 0), "{}", case.name);
+    }
+}
+
+#[test]
 fn the_next_connection_of_the_same_tuples_is_another_flow() {
     for case in cases() {
         let mut sim = Simulation::new();
