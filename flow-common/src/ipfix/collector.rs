@@ -228,7 +228,6 @@ impl Session {
         let Session { limits, hash, domains, kept, counters } = self;
         let domain = domains.entry(header.domain).or_default();
         let records_before = counters.data_records();
-        domain.sequence.begin(header.sequence, counters);
         while !from.is_empty() {
             let left = from.len();
             let (Some(id), Some(length)) = (from.u16(), from.u16()) else { return Err(MessageError::SetHeader(left)) };
@@ -246,7 +245,8 @@ impl Session {
                 _ => counters.unknown_sets += 1,
             }
         }
-        domain.sequence.end(header.sequence, counters.data_records() - records_before);
+        let records = counters.data_records() - records_before;
+        domain.sequence.end(header.sequence, records, counters);
         Ok(())
     }
 }

@@ -246,6 +246,19 @@ fn gaps_in_the_sequence_are_lost_records() {
     assert_eq!(at(1, 1), (100_007, 1, 1));
 }
 
+/// go-ipfix does, and so do Antrea's agents.
+#[test]
+fn an_exporter_may_count_a_messages_own_records_in() {
+    let mut session = stream();
+    packets(&mut session, &message(0, &[flow_template()]));
+    for (sequence, records) in [(2, 2), (3, 1), (10, 7), (14, 4)] {
+        packets(&mut session, &message(sequence, &[set(256, &(0..records).flat_map(flow).collect::<Vec<u8>>())]));
+    }
+    assert_eq!((session.counters().lost, session.counters().late), (0, 0));
+    packets(&mut session, &message(100, &[set(256, &flow(1))]));
+    assert_eq!(session.counters().lost, 82, "as the RFC counts");
+}
+
 #[test]
 fn options_data_of_others_is_passed_over_and_counts_in_the_sequence() {
     let mut session = stream();
