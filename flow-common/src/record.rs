@@ -16,7 +16,7 @@ mod value;
 pub use codes::{EndReason, FlowType, ForwardingStatus, PolicyType, RuleAction, TcpState};
 pub use field::{Family, Field, Type, VARIABLE};
 pub use json::Rfc3339;
-pub use layout::{Content, Layout, field_named};
+pub use layout::{Content, Layout};
 pub use limit::{Cut, JSON_LIMIT, TEXT_LIMIT};
 pub use tail::EncodedTail;
 pub use value::Value;

@@ -1,4 +1,4 @@
-//! What each fuzz target does with its bytes. A test of flow-common runs the same over fuzz/seeds, so that no target rots.
+//! What each fuzz target does with its bytes. A test of flow-common runs the same over fuzz/corpus, so that no target rots.
 
 use flow_common::filter::{self, Filter, FlowView};
 use flow_common::ipfix::collector::{Batch, Limits, Session, TailHash};

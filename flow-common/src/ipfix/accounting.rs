@@ -34,7 +34,7 @@ pub enum Kind {
 }
 
 /// Id of the first options template; the others follow in the order of [`Kind::ALL`].
-pub const FIRST_OPTIONS: u16 = 258;
+const FIRST_OPTIONS: u16 = 258;
 
 impl Kind {
     /// All of them, in the order of their template ids.

@@ -10,8 +10,6 @@ use crate::record::{
 
 /// Largest message that a stream carries.
 pub const STREAM_LIMIT: usize = 65_535;
-/// Largest message that every network carries in one datagram (RFC 7011, section 10.3.3).
-pub const UNKNOWN_PATH_LIMIT: usize = 512;
 
 /// Id of the template of IPv4 records.
 pub const TEMPLATE_V4: u16 = message::FIRST_TEMPLATE;

@@ -61,12 +61,6 @@ impl Layout {
     }
 }
 
-/// The row of the element with this name, in any group.
-pub fn field_named(name: &str) -> Option<&'static Field> {
-    let groups = [Head::FIELDS, Tail::FIELDS, Extended::FIELDS, PerNode::FIELDS, Origin::FIELDS, Labels::FIELDS];
-    groups.into_iter().flatten().find(|field| field.is_named(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,12 +86,5 @@ mod tests {
                 assert!(seen.insert((field.enterprise, field.id(layout.family))), "{}", field.name(layout.family));
             }
         }
-    }
-
-    #[test]
-    fn fields_are_found_by_name() {
-        let found = field_named("postNATSourceIPv6Address").map(|field| (field.rust_name, field.id(Family::V6)));
-        assert_eq!(found, Some(("nat_src_addr", 281)));
-        assert_eq!(field_named("nonsense"), None);
     }
 }

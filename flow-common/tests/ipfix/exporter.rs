@@ -1,9 +1,10 @@
 //! A session's sending side: packing, limits, sequence numbers, templates again.
 
 use flow_common::ipfix::Accounting;
-use flow_common::ipfix::exporter::{Refused, STREAM_LIMIT, Session, Settings};
+use flow_common::ipfix::exporter::{ProxiedParts, Refused, STREAM_LIMIT, Session, Settings};
 use flow_common::record::{
-    Content, Cut, Extended, Family, FlowRecord, Head, InterfaceCount, Metering, NodeAddr, NotSent, Tail,
+    Content, Cut, Extended, Family, FlowRecord, Head, InterfaceCount, Labels, Metering, NodeAddr, NotSent, Origin,
+    ProxiedFlow, Tail,
 };
 
 use super::build::{NOW, datagrams, owned, records, stream};
@@ -201,6 +202,43 @@ fn accounting_comes_out_as_it_went_in() {
     assert_eq!(batch.accounting(), accounting.map(|record| (1, record)));
     assert_eq!((collector.counters().accounting, collector.counters().lost), (5, 0));
     assert_eq!(session.counters().options, 5);
+}
+
+#[test]
+fn a_record_is_handed_on_with_whom_it_came_from() {
+    let mut session = session(Settings { content: Content::Proxied, ..settings() });
+    session.clear();
+    let sent = ProxiedFlow {
+        head: Head { start_seconds: NOW - 1, end_seconds: NOW, ..record(1, true).head },
+        tail: Tail { src_pod: "client".into(), http: "{}".into(), ..record(1, true).tail },
+        origin: Origin { observation_domain: 5, exporter_v4: [192, 0, 2, 1].into(), direction: 1, ..Origin::default() },
+        labels: Labels { src_labels: r#"{"app":"web"}"#.into(), dst_labels: "{}".into() },
+        extended: record(1, true).extended,
+    };
+    let tail = Tail { http: String::new(), ..sent.tail.clone() }.to_encoded(Family::V6, &mut Cut::default());
+    let parts = ProxiedParts {
+        head: &sent.head,
+        tail: tail.bytes(),
+        http: &sent.tail.http,
+        origin: &sent.origin,
+        labels: [&sent.labels.src_labels, &sent.labels.dst_labels],
+        extended: &sent.extended,
+    };
+    assert_eq!(session.push_proxied(&parts), Ok(()));
+    session.finish();
+    let read = ProxiedFlow::decode(Family::V6, true, &session.bytes()[20..]);
+    assert_eq!(read, Some((sent.clone(), &[][..])));
+    assert_eq!(session.push_record(&record(1, true)), Err(Refused::NoTemplate));
+    // To a collector of ours it is a flow like any other's.
+    let templates = {
+        let mut again = Session::new(Settings { content: Content::Proxied, ..settings() });
+        again.begin(NOW);
+        again.bytes().to_vec()
+    };
+    let mut collector = stream();
+    let received = records(&mut collector, &[&templates, session.bytes()].concat());
+    assert_eq!(received, [FlowRecord { head: sent.head, tail: sent.tail, extended: sent.extended }]);
+    assert_eq!(collector.counters().foreign, 1);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Runs every fuzz target's body over its seeds: the targets stay true without a fuzzer at hand.
+//! Runs every fuzz target's body over its corpus: the targets stay true without a fuzzer at hand.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use std::path::Path;
 mod bodies;
 
 /// Runs the body over each file of the target's folder.
-fn over_seeds(target: &str, body: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
+fn over_corpus(target: &str, body: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files = 0;
     for entry in entries {
@@ -24,12 +24,12 @@ fn over_seeds(target: &str, body: fn(&[u8])) {
 
 #[test]
 fn collector() {
-    over_seeds("collector", bodies::collector);
+    over_corpus("collector", bodies::collector);
 }
 
 #[test]
 fn foreign() {
-    over_seeds("foreign", bodies::foreign);
+    over_corpus("foreign", bodies::foreign);
 }
 
 #[test]
