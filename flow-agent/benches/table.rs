@@ -1,5 +1,5 @@
-//! The connection table alone: nanoseconds a flow for a sweep in which nothing, or everything, changed, for its exports and their
-//! names, and for new flows. 100,000 flows over IPv4, medians of several rounds.
+//! The connection table alone: nanoseconds a flow for a sweep in which nothing, or everything, changed, for its exports
+//! and their names, and for new flows. 100,000 flows over IPv4, medians of several rounds.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::hint::black_box;

@@ -1,7 +1,9 @@
-//! The kernel's connection tracking over netlink: a dump of its table, its events as they happen, one connection by its tuple.
+//! The kernel's connection tracking over netlink: a dump of its table, its events as they happen, one connection by its
+//! tuple.
 //!
-//! Takes nothing but the network namespace that it is opened in; gives [`Entry`]s as plain values. Joins them with nothing, keeps none,
-//! and never blocks for an event. What the kernel could not queue is counted and has to be answered by a new dump.
+//! Takes nothing but the network namespace that it is opened in; gives [`Entry`]s as plain values. Joins them with
+//! nothing, keeps none, and never blocks for an event. What the kernel could not queue is counted and has to be
+//! answered by a new dump.
 
 use std::io;
 use std::net::IpAddr;
@@ -162,8 +164,8 @@ pub struct Conntrack {
 }
 
 impl Conntrack {
-    /// Opens it and listens: what happens from here on comes with [`Self::poll`]. Changes of connections that go on come only `with_updates`;
-    /// a busy Node has several a connection.
+    /// Opens it and listens: what happens from here on comes with [`Self::poll`]. Changes of connections that go on
+    /// come only `with_updates`; a busy Node has several a connection.
     pub fn open(with_updates: bool) -> Result<Self, Error> {
         let groups = if with_updates { 0b111 } else { 0b101 };
         let events = socket(SocketFlags::NONBLOCK, groups)?;
@@ -185,8 +187,8 @@ impl Conntrack {
         })
     }
 
-    /// Every connection of both address families, as it is now, one after the other: a table of hundreds of thousands never is in memory
-    /// twice.
+    /// Every connection of both address families, as it is now, one after the other: a table of hundreds of thousands
+    /// never is in memory twice.
     pub fn dump(&mut self, mut each: impl FnMut(&Entry)) -> Result<(), Error> {
         let request = "a dump";
         let sequence = self.next_sequence();
@@ -235,7 +237,8 @@ impl Conntrack {
         }
     }
 
-    /// Reads connections by their tuples, as they are now: as many answers as questions, absent where there is no such connection.
+    /// Reads connections by their tuples, as they are now: as many answers as questions, absent where there is no such
+    /// connection.
     pub fn read(&mut self, scopes: &[Scope], entries: &mut Vec<Option<Entry>>) -> Result<(), Error> {
         entries.clear();
         entries.resize(scopes.len(), None);

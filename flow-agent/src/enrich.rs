@@ -1,7 +1,8 @@
 //! Names flows: Pods of this Node, the Service that was meant, what kind of flow it is.
 //!
-//! Takes the table's [`Update`]s and changes of Kubernetes objects, gives [`Record`]s ready to encode. A flow that was named is not looked up
-//! again until something changed. Evaluates no policies and names nobody else's Pods: the aggregator knows both ends.
+//! Takes the table's [`Update`]s and changes of Kubernetes objects, gives [`Record`]s ready to encode. A flow that was
+//! named is not looked up again until something changed. Evaluates no policies and names nobody else's Pods: the
+//! aggregator knows both ends.
 
 use std::sync::Arc;
 
@@ -83,8 +84,8 @@ impl Enricher {
         self.tails.cut()
     }
 
-    /// Whether a flow that began at `start` is exported: one end, before or after translation, is a Pod of this Node, or it passes a NodePort or
-    /// load balancer's address here.
+    /// Whether a flow that began at `start` is exported: one end, before or after translation, is a Pod of this Node,
+    /// or it passes a NodePort or load balancer's address here.
     pub fn exports(&self, ends: &Ends, start: Timestamp) -> bool {
         if !self.in_cluster || ends.at_pod {
             return true;

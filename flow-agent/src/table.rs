@@ -1,10 +1,13 @@
-//! The connection table: what the kernel counted, joined with what connection tracking knows, into one flow a connection.
+//! The connection table: what the kernel counted, joined with what connection tracking knows, into one flow a
+//! connection.
 //!
-//! Takes events, sweeps of the kernel's maps and connection tracking's messages, each with the time; gives [`Update`]s (numbers only) when
-//! they are due, and the keys of map entries that may be deleted. Names nothing, encodes nothing, does no I/O and reads no clock.
+//! Takes events, sweeps of the kernel's maps and connection tracking's messages, each with the time; gives [`Update`]s
+//! (numbers only) when they are due, and the keys of map entries that may be deleted. Names nothing, encodes nothing,
+//! does no I/O and reads no clock.
 //!
-//! Order within a tick: [`Table::feed_conntrack`], then [`Table::feed_events`] and [`Table::feed_slice`], then [`Table::adopt`], then
-//! [`Table::due`] until it has no more, then deletions: [`Table::deletions`] to the kernel, its answer to [`Table::deleted`].
+//! Order within a tick: [`Table::feed_conntrack`], then [`Table::feed_events`] and [`Table::feed_slice`], then
+//! [`Table::adopt`], then [`Table::due`] until it has no more, then deletions: [`Table::deletions`] to the kernel, its
+//! answer to [`Table::deleted`].
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -269,8 +272,9 @@ impl Table {
         self.ask(lookup, read, &Look { clock, now_ns: now.nanos(), sweeping: false });
     }
 
-    /// Appends up to `max` updates that are due. `connected` is whether a collector takes them: without one only flows that are over
-    /// are given. `exported` is asked for each flow until it says yes, with its ends and beginning. True if there is more.
+    /// Appends up to `max` updates that are due. `connected` is whether a collector takes them: without one only flows
+    /// that are over are given. `exported` is asked for each flow until it says yes, with its ends and beginning. True
+    /// if there is more.
     pub fn due(
         &mut self,
         now: Timestamp,
@@ -302,7 +306,8 @@ impl Table {
         }
     }
 
-    /// Keys of map entries to delete; the same ones until [`Self::deleted`] is told, but for those that had packets since.
+    /// Keys of map entries to delete; the same ones until [`Self::deleted`] is told, but for those that had packets
+    /// since.
     pub fn deletions(&mut self) -> &Deletions {
         let Self { deletions, entries, .. } = self;
         let is_asked = |key: Key| entries.find(&key).is_some_and(|slot| entries[slot].has(DELETING));

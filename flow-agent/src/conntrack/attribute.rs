@@ -1,4 +1,5 @@
-//! Netlink attributes: a length, a kind and a value each, padded to four bytes. Bytes that make no attribute end the list.
+//! Netlink attributes: a length, a kind and a value each, padded to four bytes. Bytes that make no attribute end the
+//! list.
 
 /// Flags in an attribute's kind: nested, and network byte order.
 const KIND: u16 = 0x3fff;

@@ -1,5 +1,5 @@
-//! Reads netlink messages: headers, then the attributes of a connection. Bytes from the kernel, whatever they are, never panic;
-//! a connection without both tuples is none.
+//! Reads netlink messages: headers, then the attributes of a connection. Bytes from the kernel, whatever they are,
+//! never panic; a connection without both tuples is none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

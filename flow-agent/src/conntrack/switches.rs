@@ -1,5 +1,5 @@
-//! The kernel's switches that connection tracking's counters and times hang on. They are off by default, and off in every new network
-//! namespace; a connection that began while one was off has no counters, or no start, for its life.
+//! The kernel's switches that connection tracking's counters and times hang on. They are off by default, and off in
+//! every new network namespace; a connection that began while one was off has no counters, or no start, for its life.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Messages as a kernel sent them, bytes that nobody sent, and this machine's own connection tracking in network namespaces of the
-//! tests' own (which needs root, nft and iproute2).
+//! Messages as a kernel sent them, bytes that nobody sent, and this machine's own connection tracking in network
+//! namespaces of the tests' own (which needs root, nft and iproute2).
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -95,14 +95,27 @@ proptest! {
     }
 }
 
-/// This thread, its sockets and its child processes are in a network namespace of their own from here on, in which everything is tracked.
+/// This thread, its sockets and its child processes are in a network namespace of their own from here on, in which
+/// everything is tracked.
 fn namespace() {
     #[expect(deprecated, reason = "its successor is unsafe because of flags that this call does not have")]
     let entered = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET);
     entered.expect("these tests make network namespaces: run them as root, `sudo -E cargo test -p flow-agent`");
     run("ip", &["link", "set", "lo", "up"], "");
-    let rules = "table inet tracked {\n chain output {\n type filter hook output priority 0\n ct state new accept\n }\n}\n\
-        table ip translated {\n chain output {\n type nat hook output priority -100\n ip daddr 127.0.0.9 tcp dport 80 dnat to 127.0.0.1:8080\n }\n}\n";
+    let rules = "
+        table inet tracked {
+            chain output {
+                type filter hook output priority 0
+                ct state new accept
+            }
+        }
+        table ip translated {
+            chain output {
+                type nat hook output priority -100
+                ip daddr 127.0.0.9 tcp dport 80 dnat to 127.0.0.1:8080
+            }
+        }
+        ";
     run("nft", &["-f", "-"], rules);
 }
 

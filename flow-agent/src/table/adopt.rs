@@ -63,8 +63,8 @@ impl Table {
         }
     }
 
-    /// Reads map and connection tracking in turn until neither moved meanwhile: then what connection tracking has more is what passed before
-    /// the map was there. False to try again later.
+    /// Reads map and connection tracking in turn until neither moved meanwhile: then what connection tracking has more
+    /// is what passed before the map was there. False to try again later.
     fn ask_totals(
         &mut self,
         number: u32,

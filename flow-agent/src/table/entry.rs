@@ -1,4 +1,5 @@
-//! What is known of each entry of the kernel's maps: its key, its counters as they were last seen, and whose connection it counts.
+//! What is known of each entry of the kernel's maps: its key, its counters as they were last seen, and whose connection
+//! it counts.
 
 use std::hash::{BuildHasher, Hasher};
 

@@ -1,8 +1,9 @@
 //! When a connection is exported, and as what.
 //!
-//! A live one that had packets when the active timeout has passed since its last record; one without packets for the idle timeout, once; one
-//! that is over at once, and again if strays came. From its second record on a live flow waits for the sweep to come by, so that the record
-//! has what the kernel counted up to then. Without a collector only what is over is given: the totals of the others go on.
+//! A live one that had packets when the active timeout has passed since its last record; one without packets for the
+//! idle timeout, once; one that is over at once, and again if strays came. From its second record on a live flow waits
+//! for the sweep to come by, so that the record has what the kernel counted up to then. Without a collector only what
+//! is over is given: the totals of the others go on.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -67,7 +68,8 @@ impl Table {
         more
     }
 
-    /// Brings the memory of the next connections near, all at once instead of one after the other. Gives how many follow the first.
+    /// Brings the memory of the next connections near, all at once instead of one after the other. Gives how many
+    /// follow the first.
     fn touch_ready(&self) -> usize {
         let (mut counting, mut count) = ([NONE; BLOCK], 0);
         for (entry, number) in counting.iter_mut().zip(&self.ready) {
@@ -358,7 +360,8 @@ impl Table {
         true
     }
 
-    /// Its last record was given, or it is not to have one: what is left are strays, and the deletion of its map entries.
+    /// Its last record was given, or it is not to have one: what is left are strays, and the deletion of its map
+    /// entries.
     fn conclude(&mut self, number: u32) {
         let connection = &mut self.connections[number];
         connection.set(DONE, true);
@@ -379,7 +382,8 @@ pub(super) fn seconds(at_ns: u64) -> u32 {
     Timestamp::from_nanos(at_ns).seconds()
 }
 
-/// What passed since then. A clock that was set back has made `then` the future: no one knows what passed, so it is long enough.
+/// What passed since then. A clock that was set back has made `then` the future: no one knows what passed, so it is
+/// long enough.
 fn since(now_ns: u64, then_ns: u64) -> u64 {
     now_ns.checked_sub(then_ns).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,5 @@
-//! The number that is one connection's for its life: the same on every export, and after a restart of the agent where connection tracking
-//! knows when the connection began.
+//! The number that is one connection's for its life: the same on every export, and after a restart of the agent where
+//! connection tracking knows when the connection began.
 
 use std::net::IpAddr;
 
@@ -8,8 +8,9 @@ use super::Ends;
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 
-/// FNV-1a of 64 bits over the Node's name, a zero byte, source and original destination address (16 bytes each, IPv4 mapped), source and original
-/// destination port, protocol, zone and start in nanoseconds since 1970, all in network byte order. Never 0, which stands for "not known".
+/// FNV-1a of 64 bits over the Node's name, a zero byte, source and original destination address (16 bytes each, IPv4
+/// mapped), source and original destination port, protocol, zone and start in nanoseconds since 1970, all in network
+/// byte order. Never 0, which stands for "not known".
 pub(super) fn flow_id(node: &str, ends: &Ends, zone: u16, start_ns: u64) -> u64 {
     let (dst, dst_port) = ends.original_dst.unwrap_or((ends.dst, ends.dst_port));
     let parts: [&[u8]; 9] = [

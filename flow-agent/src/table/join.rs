@@ -1,7 +1,8 @@
 //! Connection tracking's part: which two map entries are one connection, who originated it, when it began and ended.
 //!
-//! Its messages and the kernel programs' values may come in any order. Where a flow turns out to be translated, or to have been
-//! originated by the other end, after records of it were given, it goes on under its right ends; what was exported is not exported again.
+//! Its messages and the kernel programs' values may come in any order. Where a flow turns out to be translated, or to
+//! have been originated by the other end, after records of it were given, it goes on under its right ends; what was
+//! exported is not exported again.
 
 use flow_common::time::Timestamp;
 
@@ -90,8 +91,8 @@ impl Table {
         true
     }
 
-    /// Whether another zone's connection of the same tuple stays the flow's: the one with a translation does. In one zone the later one does,
-    /// and the earlier has ended although nothing said so.
+    /// Whether another zone's connection of the same tuple stays the flow's: the one with a translation does. In one
+    /// zone the later one does, and the earlier has ended although nothing said so.
     fn is_shadowed(&mut self, tracked: &Tracked, now: Timestamp) -> bool {
         if let Some(number) = self.tracker.find(&tracked.original.0) {
             let other = &self.tracker[number];
@@ -147,7 +148,8 @@ impl Table {
             (None, None) => return,
             (Some(number), None) | (None, Some(number)) => (number, None),
             (Some(number), Some(same)) if number == same => (number, None),
-            // What was exported binds. If that is both, the one at the translated tuple is known to others by its right ends.
+            // What was exported binds. If that is both, the one at the translated tuple is known to others by its right
+            // ends.
             (Some(original), Some(translated)) if self.connections[translated].has(EXPORTED) => {
                 (translated, Some(original))
             }

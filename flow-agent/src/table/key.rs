@@ -25,8 +25,8 @@ pub enum Key {
 }
 
 impl Key {
-    /// The key that packets of `tuple` have, and whether its sender is the key's end 1. `icmp` is type * 256 + code of the request, which
-    /// the tuple of an answer does not tell. None where the addresses are of two families.
+    /// The key that packets of `tuple` have, and whether its sender is the key's end 1. `icmp` is type * 256 + code of
+    /// the request, which the tuple of an answer does not tell. None where the addresses are of two families.
     pub(super) fn of(tuple: &Tuple, icmp: u16) -> Option<(Self, bool)> {
         let is_icmp = is_icmp(tuple.src, tuple.protocol);
         let ports = match tuple.protocol {
@@ -70,8 +70,8 @@ impl Key {
         }
     }
 
-    /// Addresses and ports of sender and receiver where the sender is end 0, or end 1 if `reversed`. Of ICMP the sender's port is the
-    /// identifier, the receiver's type * 256 + code.
+    /// Addresses and ports of sender and receiver where the sender is end 0, or end 1 if `reversed`. Of ICMP the
+    /// sender's port is the identifier, the receiver's type * 256 + code.
     pub(super) fn ends(&self, reversed: bool) -> [(IpAddr, u16); 2] {
         let (addrs, ports) = match self {
             Self::V4(key) => (key.addr.map(|addr| IpAddr::V4(Ipv4Addr::from(addr.to_ne_bytes()))), key.port),

@@ -1,8 +1,9 @@
-//! To which interface each counted packet belongs, and what became of it: packets that an interface's points saw = those in exported flows,
-//! those for which another point's stand, those of flows that are none of ours, and the losses that the kernel counts.
+//! To which interface each counted packet belongs, and what became of it: packets that an interface's points saw =
+//! those in exported flows, those for which another point's stand, those of flows that are none of ours, and the losses
+//! that the kernel counts.
 //!
-//! An entry's counts belong to the points that own its directions. Where an owner changes, what the one before counted is put aside
-//! as a portion; all are booked when the connection is over and it is certain what became of it.
+//! An entry's counts belong to the points that own its directions. Where an owner changes, what the one before counted
+//! is put aside as a portion; all are booked when the connection is over and it is certain what became of it.
 
 use std::collections::HashMap;
 
@@ -83,7 +84,8 @@ impl Ledger {
         }
     }
 
-    /// Books `amounts` of what `entry` counted as accounted: they went into records before the connection was joined with another entry.
+    /// Books `amounts` of what `entry` counted as accounted: they went into records before the connection was joined
+    /// with another entry.
     pub(super) fn account(&mut self, entry: &mut Entry, mut amounts: Counters) {
         entry.portions = self.take(entry);
         let mut at = entry.portions;

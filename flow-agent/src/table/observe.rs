@@ -1,7 +1,8 @@
 //! What the kernel programs counted, by event or by sweep, into the connections.
 //!
-//! Each value is compared with what was known of its entry; what grew belongs to the entry's connection. A value that is older than what is
-//! known (a ring read after the sweep) adds nothing, so the order in which values come changes no sum.
+//! Each value is compared with what was known of its entry; what grew belongs to the entry's connection. A value that
+//! is older than what is known (a ring read after the sweep) adds nothing, so the order in which values come changes no
+//! sum.
 
 use std::hint::black_box;
 
@@ -124,7 +125,8 @@ impl Table {
         }
     }
 
-    /// An entry that was not known. Where it had generations before the present one, their packets are found as the difference to nothing.
+    /// An entry that was not known. Where it had generations before the present one, their packets are found as the
+    /// difference to nothing.
     fn insert_entry(&mut self, key: &Key, value: &abi::Flow) -> u32 {
         let had_others = base(value) != [0; 4];
         self.entries.insert(key, if had_others { value.generation.wrapping_sub(1) } else { value.generation })
@@ -159,7 +161,8 @@ impl Table {
                 self.entries[slot].set(REVERSED, value.state & abi::STATE_REVERSED != 0);
                 self.new_connection(slot, before_ns, look.now_ns);
             }
-            // The present owner may be the new generation's: only where there was none before, the old one's last packets are its.
+            // The present owner may be the new generation's: only where there was none before, the old one's last
+            // packets are its.
             self.own(slot, value, self.entries[slot].owner.map(|owner| owner == 0));
             self.add(slot, delta, &abi::Flow::default(), before_ns);
         }
@@ -223,8 +226,8 @@ impl Table {
         }
     }
 
-    /// Notes who counts the directions that grew. The packets since the last look are the new owner's: the kernel tells of a take-over when
-    /// it happens.
+    /// Notes who counts the directions that grew. The packets since the last look are the new owner's: the kernel tells
+    /// of a take-over when it happens.
     fn own(&mut self, slot: u32, value: &abi::Flow, grew: [bool; 2]) {
         let mut changed = false;
         for (at, (direction, grew)) in value.direction.iter().zip(grew).enumerate() {
@@ -239,8 +242,8 @@ impl Table {
         }
     }
 
-    /// Whether packets that come now belong to another connection than the one that ended on this entry. A TCP connection that its own packets
-    /// closed is followed by another only with a new generation.
+    /// Whether packets that come now belong to another connection than the one that ended on this entry. A TCP
+    /// connection that its own packets closed is followed by another only with a new generation.
     fn is_another(&self, slot: u32, last_ns: u64) -> bool {
         let connection = &self.connections[self.entries[slot].connection];
         if !connection.has(OVER) || connection.has(CLOSED) {
@@ -253,8 +256,8 @@ impl Table {
                 .is_some_and(|found| self.tracker[found].id != connection.ct_id)
     }
 
-    /// Gives an entry a connection: the one that connection tracking says it belongs to, else a new one. Not before `after_ns`: the kernel's
-    /// ticks are too coarse to tell two apart that follow each other closely.
+    /// Gives an entry a connection: the one that connection tracking says it belongs to, else a new one. Not before
+    /// `after_ns`: the kernel's ticks are too coarse to tell two apart that follow each other closely.
     fn begin(&mut self, slot: u32, value: &abi::Flow, after_ns: u64, look: &Look<'_>) {
         let key = self.entries.key(slot);
         let tracked = self.tracker.find(&key).filter(|found| self.is_open(*found));
@@ -283,8 +286,8 @@ impl Table {
         }
     }
 
-    /// Whether a tracked connection has no flow yet, or one that misses its other entry; even if that flow is over, what the entry saw is
-    /// the same packets.
+    /// Whether a tracked connection has no flow yet, or one that misses its other entry; even if that flow is over,
+    /// what the entry saw is the same packets.
     fn is_open(&self, found: u32) -> bool {
         let number = self.tracker[found].connection;
         number == NONE || !self.connections[number].has(DETACHED) && self.connections[number].other == NONE
@@ -340,8 +343,9 @@ impl Table {
         }
     }
 
-    /// From two entries of one connection chooses the one whose counters are the connection's: the client Pod's own interface if that is
-    /// here, else the server Pod's, else where the packets are as the originator sent them. Not any more once a record of it was given.
+    /// From two entries of one connection chooses the one whose counters are the connection's: the client Pod's own
+    /// interface if that is here, else the server Pod's, else where the packets are as the originator sent them. Not
+    /// any more once a record of it was given.
     pub(super) fn choose(&mut self, number: u32) {
         let connection = &self.connections[number];
         let (counting, other) = (connection.counting, connection.other);

@@ -12,8 +12,8 @@ const RELIEVED: (usize, usize) = (3, 4);
 const INTERVAL_NS: u64 = 1_000_000_000;
 
 impl Table {
-    /// Ends connections while the kernel's maps are nearly full, so that their entries can be deleted. One that had packets in the
-    /// last 2 s goes only if there is no room at all.
+    /// Ends connections while the kernel's maps are nearly full, so that their entries can be deleted. One that had
+    /// packets in the last 2 s goes only if there is no room at all.
     pub(super) fn relieve(&mut self, now_ns: u64) {
         let room = self.config.max_flows as usize;
         let lengths = self.entries.lengths();

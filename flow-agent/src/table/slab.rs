@@ -1,4 +1,5 @@
-//! Values by a small number that is given again once the value has gone. The numbers stay dense, so that others can keep arrays beside.
+//! Values by a small number that is given again once the value has gone. The numbers stay dense, so that others can
+//! keep arrays beside.
 
 use std::ops::{Index, IndexMut};
 

@@ -1,4 +1,5 @@
-//! The table in simulated time, fed by a small model of the kernel: map entries that count where they are told to, events, sweeps.
+//! The table in simulated time, fed by a small model of the kernel: map entries that count where they are told to,
+//! events, sweeps.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

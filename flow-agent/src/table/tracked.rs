@@ -1,5 +1,5 @@
-//! Connections that connection tracking knows: those of which no packet was seen yet, and those with translated addresses, which two
-//! map entries belong to. One that is not translated leaves as soon as its entry has been found.
+//! Connections that connection tracking knows: those of which no packet was seen yet, and those with translated
+//! addresses, which two map entries belong to. One that is not translated leaves as soon as its entry has been found.
 
 use std::hash::BuildHasher;
 
@@ -36,8 +36,8 @@ pub(super) struct Tracked {
     pub(super) connection: u32,
 }
 
-/// A tracked connection that was over before a packet of it was told of, as one that is refused: connection tracking forgets it at
-/// the RST, and says so earlier than its two map entries are read. It is kept for them.
+/// A tracked connection that was over before a packet of it was told of, as one that is refused: connection tracking
+/// forgets it at the RST, and says so earlier than its two map entries are read. It is kept for them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Departed {
     pub(super) number: u32,
@@ -163,8 +163,8 @@ impl Tracker {
         self.slab.remove(number);
     }
 
-    /// Its flow is gone. The kernel still knows the connection, unless it was forgotten before; if its packets have closed it, no more are to
-    /// come.
+    /// Its flow is gone. The kernel still knows the connection, unless it was forgotten before; if its packets have
+    /// closed it, no more are to come.
     pub(super) fn release(&mut self, number: u32, was_closed: bool) {
         let tracked = &mut self.slab[number];
         if was_closed || !tracked.indexed {

@@ -43,7 +43,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Ticked),
         3 => Just(Step::Swept),
         2 => (0..3usize).prop_map(|of| Step::SweptPartly { of }),
-        4 => prop_oneof![1..500u64, 1_000..8_000u64, 20_000..150_000u64].prop_map(|milliseconds| Step::Passed { milliseconds }),
+        4 => prop_oneof![1..500u64, 1_000..8_000u64, 20_000..150_000u64]
+            .prop_map(|milliseconds| Step::Passed { milliseconds }),
         1 => any::<bool>().prop_map(Step::Connected),
         1 => any::<bool>().prop_map(Step::Local),
     ]
@@ -155,7 +156,8 @@ proptest! {
         });
         let exported = law.records.iter().fold([0, 0], |[packets, bytes], record| {
             let head = &record.head;
-            [packets + head.packet_delta + head.reverse_packet_delta, bytes + head.octet_delta + head.reverse_octet_delta]
+            let (sent, answered) = (head.packet_delta, head.reverse_packet_delta);
+            [packets + sent + answered, bytes + head.octet_delta + head.reverse_octet_delta]
         });
         prop_assert_eq!(accounted, exported);
 

@@ -180,7 +180,8 @@ fn what_was_exported_before_the_join_is_not_exported_again() {
             let context = format!("{}: {order:?}", case.name);
             let records = sim.records();
             let last = records.last().unwrap();
-            // Where both were exported before anybody knew that they are one, the first packets are in records twice, as two flows.
+            // Where both were exported before anybody knew that they are one, the first packets are in records twice,
+            // as two flows.
             let both = order.ends_with(&[Step::Exported, Step::Told]);
             let delta = records.iter().map(|record| record.head.packet_delta).sum::<u64>();
             assert_eq!(delta, if both { 3 } else { 2 }, "{context}");

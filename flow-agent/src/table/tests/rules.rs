@@ -358,7 +358,8 @@ fn a_pod_that_becomes_known_later_has_all_of_its_flow() {
 fn each_owner_keeps_what_it_counted() {
     for swept_between in [false, true] {
         let mut sim = Simulation::new();
-        // The uplink comes first in both directions, then the Pod's own interface counts; at last the packets come in elsewhere.
+        // The uplink comes first in both directions, then the Pod's own interface counts; at last the packets come in
+        // elsewhere.
         let inbound = tuple(("10.0.2.2", 40_000), ("10.0.1.3", 80), 6);
         sim.packet(inbound, uplink(false), 60, SYN);
         sim.packet(back(inbound), uplink(true), 61, SYN | ACK);
