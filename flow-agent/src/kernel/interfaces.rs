@@ -119,10 +119,38 @@ impl Interfaces {
         for index in gone {
             self.forget(index, programs, maps);
         }
+        let before: Vec<u32> = self.attached().map(|(index, _)| index).collect();
         for link in links {
             changed |= self.settle(link, programs, maps);
         }
+        let fresh: Vec<(u32, u32)> = self.attached().filter(|(index, _)| !before.contains(index)).collect();
+        self.count_from_attach(&fresh, maps);
         changed
+    }
+
+    /// Indexes and slots of the attached interfaces.
+    fn attached(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.watched.iter().filter_map(|(index, watched)| match watched.state {
+            State::Attached { slot, .. } => Some((*index, slot)),
+            State::Waiting(_) => None,
+        })
+    }
+
+    /// What an interface carried after it was looked at and before it was attached belongs to what it carried before.
+    fn count_from_attach(&mut self, fresh: &[(u32, u32)], maps: &Maps) {
+        if fresh.is_empty() {
+            return;
+        }
+        // A list that cannot be read leaves the base as it was first seen.
+        let links = self.links.dump().unwrap_or_default();
+        for (index, slot) in fresh {
+            let Some(link) = links.iter().find(|link| link.index == *index) else { continue };
+            let seen = self.counters(*slot, maps);
+            if let Some(Watched { state: State::Attached { base, .. }, .. }) = self.watched.get_mut(index) {
+                let looked_at = (*base, Default::default());
+                add_unseen(base, looked_at, (link.counters, seen));
+            }
+        }
     }
 
     /// Does with one link what its decision says; true if that changed anything.
