@@ -220,6 +220,14 @@ impl Interface {
         all
     }
 
+    /// The part of the packets that is accounted for, of all that does not wait; 1 while nothing was seen.
+    pub fn completeness(&self) -> f64 {
+        let settled = self.seen.packets.saturating_sub(self.waiting.packets);
+        let found = self.accounted.packets + self.annotated.packets;
+        #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with few digits")]
+        if settled == 0 { 1.0 } else { found as f64 / settled as f64 }
+    }
+
     /// Packets that the interface counted and no program saw, or (negative) the other way round. A GSO packet may be
     /// counted as one packet or as its segments.
     pub fn unseen(&self) -> i64 {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -182,15 +182,33 @@ impl Collector for Latest {
         let facts = self.0.borrow().clone();
         for metric in METRICS {
             let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
-            for (labels, value) in (metric.samples)(&facts) {
-                let labelled = family.encode_family(&labels)?;
-                match metric.kind {
-                    MetricType::Counter => ConstCounter::new(value).encode(labelled)?,
-                    _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(labelled)?,
-                }
+            let samples = (metric.samples)(&facts);
+            if let [(labels, value)] = samples.as_slice()
+                && labels.is_empty()
+            {
+                metric.encode(*value, family)?;
+                continue;
+            }
+            for (labels, value) in &samples {
+                metric.encode(*value, family.encode_family(labels)?)?;
             }
         }
+        let (name, help) = ("flow_agent_completeness", "Part of the packets seen that is accounted for or annotated");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for interface in facts.interfaces.iter().filter(|interface| interface.attached.is_some()) {
+            let labels = [("interface", interface.name.as_str())];
+            ConstGauge::new(interface.completeness()).encode(family.encode_family(&labels)?)?;
+        }
         Ok(())
+    }
+}
+
+impl Metric {
+    fn encode(&self, value: u64, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        match self.kind {
+            MetricType::Counter => ConstCounter::new(value).encode(encoder),
+            _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder),
+        }
     }
 }
 

@@ -186,10 +186,21 @@ fn objects(facts: &Facts) -> String {
 }
 
 fn interfaces(interfaces: &[Interface]) -> String {
-    let header =
-        ["INTERFACE", "ROLE", "HOOKS", "SEEN", "ACCOUNTED", "ANNOTATED", "WAITING", "LOST", "LOST TO", "OWN COUNTERS"];
+    let header = [
+        "INTERFACE",
+        "ROLE",
+        "HOOKS",
+        "SEEN",
+        "ACCOUNTED",
+        "ANNOTATED",
+        "WAITING",
+        "LOST",
+        "LOST TO",
+        "COMPLETE",
+        "OWN COUNTERS",
+    ];
     let rows: Vec<Vec<String>> = interfaces.iter().filter(|interface| interface.attached.is_some()).map(row).collect();
-    table(&header, &[3, 4, 5, 6, 7, 9], &rows)
+    table(&header, &[3, 4, 5, 6, 7, 9, 10], &rows)
 }
 
 fn row(interface: &Interface) -> Vec<String> {
@@ -210,6 +221,7 @@ fn row(interface: &Interface) -> Vec<String> {
         grouped(interface.waiting.packets),
         grouped(interface.lost_in_all().packets),
         reasons.join(" "),
+        format!("{:.2} %", interface.completeness() * 100.0),
         difference,
     ]
 }
