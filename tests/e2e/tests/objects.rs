@@ -1,7 +1,7 @@
 //! Interfaces and manifests that come, change and go while the agents run. One lab for all tests.
 
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -15,6 +15,9 @@ use lab::wait::eventually;
 static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::new().unwrap_or_else(|error| panic!("no lab: {error:#}")));
 static PRODUCT: LazyLock<Product<'static>> =
     LazyLock::new(|| Product::start(&LAB, Settings::default()).unwrap_or_else(|error| panic!("{error:#}")));
+
+/// Both tests write manifests.
+static TURN: Mutex<()> = Mutex::new(());
 
 const EXPORTED: Duration = Duration::from_secs(30);
 /// An interface is attached within a second; the agent publishes what it knows once a second.
@@ -39,6 +42,7 @@ fn joined(report: &Report, wanted: impl Fn(&Record) -> bool) -> Result<()> {
 
 #[test]
 fn a_pod_s_interface_is_attached_within_a_second_and_its_flows_are_named() -> Result<()> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     LazyLock::force(&PRODUCT);
     let pod = Pod::late(Node::B, 20);
     LAB.add_pod(&pod)?;
@@ -50,6 +54,13 @@ fn a_pod_s_interface_is_attached_within_a_second_and_its_flows_are_named() -> Re
         Ok(())
     })
     .map_err(|error| PRODUCT.with_logs(error))?;
+    for node in Node::ALL {
+        eventually(EXPORTED, || {
+            let pods = PRODUCT.facts(node)?.objects.pods;
+            ensure!(pods == 7, "{} knows {pods} Pods", node.name());
+            Ok(())
+        })?;
+    }
     let report = talk(&pod)?;
     let expected = LAB.truth()?.both_ways(&Host::Pod(Pod::client(Node::A)), report.direction())?;
     joined(&report, |record| record.destination_pod_name == pod.name && record.totals() == expected)?;
@@ -65,6 +76,7 @@ fn a_pod_s_interface_is_attached_within_a_second_and_its_flows_are_named() -> Re
 
 #[test]
 fn a_changed_manifest_names_anew_and_a_bad_one_is_refused() -> Result<()> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     LazyLock::force(&PRODUCT);
     let pod = Pod::third(Node::B);
     LAB.write_manifest("bad.yaml", "apiVersion: v1\nkind: Pod\nmetadata:\n  name: [broken\n")?;

@@ -10,7 +10,7 @@ use lab::cases::{Case, Done, Item, Way};
 use lab::expect;
 use lab::joined::{listed, sum_of_deltas};
 use lab::product::{Product, Settings};
-use lab::topology::{DNS, FAMILIES, Family, Host, Node, Pod, TALK, Uplink};
+use lab::topology::{DNS, FAMILIES, Family, Host, Node, Pod, TALK, Uplink, cluster_ip};
 use lab::traffic::{Kind, Report};
 use lab::wait::eventually;
 
@@ -116,12 +116,11 @@ fn another_way_in_mid_life() -> Result<()> {
     for family in FAMILIES {
         for port in [TALK, DNS] {
             let kind = Kind::Echo { protocol: port.protocol, exchanges: 10, bytes: 200 };
-            let to = SocketAddr::new(Pod::server(Node::B).addr(family), port.target);
-            sessions.push((client.clone(), lab.open(&client, kind, lab.client(&client, family, Node::B), to)?));
-            // Through the NodePort node-a has no Pod of the flow: both of its owners are uplinks.
-            let to = SocketAddr::new(Node::A.addr(family), port.node_port);
-            let from = lab.client(&Host::External, family, Node::B);
-            sessions.push((Host::External, lab.open(&Host::External, kind, from, to)?));
+            // Directly and by the Service. What is masqueraded cannot move: the kernel drops it where the way changes.
+            for to in [(Pod::server(Node::B).addr(family), port.target), (cluster_ip(family), port.port)] {
+                let from = lab.client(&client, family, Node::B);
+                sessions.push(lab.open(&client, kind, from, SocketAddr::from(to))?);
+            }
         }
     }
     for family in FAMILIES {
@@ -130,13 +129,15 @@ fn another_way_in_mid_life() -> Result<()> {
         let via = Uplink::Second.addr(Node::A, family);
         lab.ip(&Host::Router, &[format!("route replace {} via {via}", Node::A.pod_cidr(family))])?;
     }
-    for (_, session) in &mut sessions {
+    for session in &mut sessions {
         session.exchange(30)?;
     }
-    for (host, session) in sessions {
+    for session in sessions {
         let report = session.close()?;
-        is_one_flow(&lab, &product, &host, &report)?;
+        is_one_flow(&lab, &product, &client, &report)?;
     }
+    let second = product.facts(Node::A)?.interfaces.into_iter().find(|it| it.name == "eth1").context("no eth1")?;
+    ensure!(second.seen_by_hook.iter().all(|packets| *packets > 200), "not by eth1: {second:#?}");
     Ok(())
 }
 
