@@ -160,8 +160,11 @@ fn both_halves_in_either_order() -> Result<()> {
     for (late, blind) in Node::ALL.into_iter().flat_map(|node| [(node, false), (node, true)]) {
         let lab = Lab::new()?;
         let product = Product::start(&lab, Settings { late: Some(late), blind, ..Settings::default() })?;
+        // Without objects only node-a itself tells that a masqueraded connection's source is its address.
+        let tells = !(blind && late == Node::A);
         let datagrams = [Way::AcrossNodes, Way::ServiceRemote, Way::NodePortRemote]
             .into_iter()
+            .filter(|way| tells || *way != Way::NodePortRemote)
             .flat_map(|way| FAMILIES.map(|family| Case { item: Item::Udp, way, family }));
         let done = datagrams.map(|case| case.run(&lab)).collect::<Result<Vec<_>>>()?;
         are_told(&lab, &product, &done).with_context(|| format!("{} comes second, blind: {blind}", late.name()))?;
