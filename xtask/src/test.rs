@@ -102,15 +102,15 @@ impl Step {
                 "warnings",
             ]))),
             Step::Host => host(),
-            Step::Kernel => tests(&["--package", "flow-agent"], |name| name.starts_with(KERNEL), As::Root, &[]),
+            Step::Kernel => tests(&["--package", "flow-agent"], |name| name.starts_with(KERNEL), As::Root),
             Step::Lab => {
                 // The lab runs the programs as they are built.
                 shell::run(shell::cargo().args(["build", "--quiet", "--workspace"]))?;
-                tests(&["--package", "e2e"], |_| true, As::Root, &[])
+                tests(&["--package", "e2e"], |_| true, As::Root)
             }
             Step::Interop => {
                 shell::run(shell::cargo().args(["build", "--quiet", "--workspace"]))?;
-                tests(&["--package", "interop"], |_| true, As::Root, &[])
+                tests(&["--package", "interop"], |_| true, As::Root)
             }
         }
     }
@@ -123,7 +123,7 @@ fn one(result: Result<()>) -> Result<Count> {
 
 fn host() -> Result<Count> {
     let others = ["--workspace", "--exclude", "e2e", "--exclude", "interop"];
-    let mut count = tests(&others, |name| !name.starts_with(KERNEL), As::User, &[])?;
+    let mut count = tests(&others, |name| !name.starts_with(KERNEL), As::User)?;
     let examples = binaries::count(shell::cargo().args(["test", "--quiet", "--workspace", "--doc"]))?;
     count.passed += examples.passed;
     count.failed += examples.failed;
@@ -131,11 +131,11 @@ fn host() -> Result<Count> {
 }
 
 /// Builds tests as the user and runs those that are chosen by name.
-fn tests(package: &[&str], chosen: impl Fn(&str) -> bool, rights: As, args: &[&str]) -> Result<Count> {
+fn tests(package: &[&str], chosen: impl Fn(&str) -> bool, rights: As) -> Result<Count> {
     let mut count = Count::default();
     let mut broken = Vec::new();
     for binary in binaries::build(package)?.iter().filter(|binary| chosen(binary.name())) {
-        match binary.run(rights, args) {
+        match binary.run(rights) {
             Ok(of_binary) => {
                 count.passed += of_binary.passed;
                 count.failed += of_binary.failed;

@@ -58,13 +58,13 @@ impl Binary {
     }
 
     /// Runs it; its failures are counted, and an error only if it did not come to its summary.
-    pub(super) fn run(&self, rights: As, args: &[&str]) -> Result<Count> {
+    pub(super) fn run(&self, rights: As) -> Result<Count> {
         let mut command = match rights {
             As::User => Command::new(&self.file),
             As::Root => shell::privileged(&self.file)?,
         };
         println!("   {}", self.name);
-        count(command.args(args).current_dir(&self.folder)).with_context(|| format!("the tests of {}", self.name))
+        count(command.current_dir(&self.folder)).with_context(|| format!("the tests of {}", self.name))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Parser;
 use lab::Lab;
 use lab::cases::{Case, Done, Item};
@@ -110,7 +110,6 @@ fn send(lab: &Lab, cases: &[Case], time: Duration, sent: &Mutex<Vec<Done>>) -> R
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
-    ensure!(!cases.is_empty(), "there is nothing to send");
     thread::sleep((begun + time).saturating_duration_since(Instant::now()));
     Ok(())
 }
