@@ -1,6 +1,6 @@
 module flow-visibility/interop
 
-go 1.26
+go 1.23.0
 
 require github.com/vmware/go-ipfix v0.12.0
 

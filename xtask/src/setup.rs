@@ -9,6 +9,8 @@ use std::process::Command;
 /// bpf-linker reads the bitcode that rustc writes, so its LLVM must be at least rustc's: newest first.
 const LLVM_VERSIONS: [u32; 2] = [23, 22];
 const BPF_LINKER: &str = "0.13.0";
+/// What go-ipfix asks for: major and minor version.
+const GO: (u32, u32) = (1, 23);
 
 /// What `setup` takes.
 #[derive(clap::Args)]
@@ -106,6 +108,9 @@ fn missing(needs: &[Need]) -> Result<Missing> {
         .filter(|(program, _)| shell::which(program).is_none())
         .map(|(_, package)| (*package).to_owned())
         .collect();
+    if needs.contains(&Need::Interop) {
+        packages.extend(missing_go()?);
+    }
     let build = needs.contains(&Need::Build);
     let bpf_linker = build && !tools().join("bpf-linker").is_file();
     if bpf_linker {
@@ -128,6 +133,38 @@ fn missing_llvm() -> Result<Vec<String>> {
     Ok(names.into_iter().filter(|name| !installed(name)).collect())
 }
 
+/// The package of Go, where there is none that is new enough.
+fn missing_go() -> Result<Option<String>> {
+    const PACKAGE: &str = "golang-go";
+    let installed = shell::output(Command::new("go").args(["env", "GOVERSION"]));
+    let is_enough = |text: &str| go_version(text).is_some_and(|version| version >= GO);
+    if installed.as_deref().is_some_and(is_enough) {
+        return Ok(None);
+    }
+    let offered = || candidate(PACKAGE).filter(|version| is_enough(version));
+    if offered().is_none() && candidate(PACKAGE).is_none() && shell::which("apt-get").is_some() {
+        refresh_lists()?;
+    }
+    offered().with_context(|| {
+        format!(
+            "the interop tests need Go {}.{} or newer; here is {}, and this system's package lists offer {}: install Go from a newer \
+             suite or from go.dev and put its `bin` first on the PATH",
+            GO.0,
+            GO.1,
+            installed.as_deref().unwrap_or("none"),
+            candidate(PACKAGE).as_deref().unwrap_or("none"),
+        )
+    })?;
+    Ok(Some(PACKAGE.to_owned()))
+}
+
+/// Major and minor version of `go1.23.4`, or of a package's version such as `2:1.23~1`.
+fn go_version(text: &str) -> Option<(u32, u32)> {
+    let text = text.rsplit_once(':').map_or(text, |(_, version)| version);
+    let mut numbers = text.trim_start_matches("go").split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 fn llvm_installed() -> Option<u32> {
     LLVM_VERSIONS.into_iter().find(|version| llvm_folder(*version).join("bin/llvm-config").exists())
 }
@@ -138,7 +175,7 @@ fn llvm_folder(version: u32) -> PathBuf {
 
 /// The newest LLVM that the machine's package lists offer; the lists are fetched once if they know of none.
 fn llvm_offered() -> Result<u32> {
-    let offered = || LLVM_VERSIONS.into_iter().find(|version| candidate(&format!("llvm-{version}-dev")));
+    let offered = || LLVM_VERSIONS.into_iter().find(|version| candidate(&format!("llvm-{version}-dev")).is_some());
     if let Some(version) = offered() {
         return Ok(version);
     }
@@ -159,9 +196,11 @@ fn installed(package: &str) -> bool {
         == Some("installed")
 }
 
-fn candidate(package: &str) -> bool {
-    let policy = shell::output(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
-    policy.lines().any(|line| line.trim_start().starts_with("Candidate:") && !line.contains("(none)"))
+/// The version of a package that would be installed.
+fn candidate(package: &str) -> Option<String> {
+    let policy = shell::output(Command::new("apt-cache").args(["policy", package]))?;
+    let version = policy.lines().find_map(|line| line.trim_start().strip_prefix("Candidate:"))?;
+    Some(version.trim().to_owned()).filter(|version| version != "(none)")
 }
 
 fn refresh_lists() -> Result<()> {
@@ -219,4 +258,19 @@ fn prefix_version(prefix: &Path) -> Result<u32> {
             LLVM_VERSIONS[0]
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_go_are_read_wherever_they_stand() {
+        for (text, version) in
+            [("go1.26.8", (1, 26)), ("2:1.19~1", (1, 19)), ("2:1.24~2ubuntu1", (1, 24)), ("go1.23", (1, 23))]
+        {
+            assert_eq!(go_version(text), Some(version), "{text}");
+        }
+        assert_eq!(go_version("devel"), None);
+    }
 }

@@ -59,6 +59,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let needed = |need: &Need| steps.iter().any(|step| step.needs().contains(need));
     let needs: Vec<Need> = [Need::Build, Need::Lab, Need::Interop].into_iter().filter(needed).collect();
     setup::ensure(&needs)?;
+    if needs.contains(&Need::Build) && !steps.contains(&Step::Ebpf) {
+        // Chosen steps find the kernel programs of this tree, not of an earlier one.
+        build_ebpf::run(&build_ebpf::Options {})?;
+    }
     let outcomes: Vec<Outcome> = steps.into_iter().map(outcome).collect();
     summary(&outcomes)
 }

@@ -107,8 +107,7 @@ fn go_programs() -> Result<&'static PathBuf> {
         std::fs::create_dir_all(&target)?;
         let mut command = Command::new("go");
         command.args(["build", "-o"]).arg(&target).args(["./collector", "./exporter"]).current_dir(&folder);
-        let output =
-            command.output().context("`go` does not start: install Go 1.26 or newer (its `bin` belongs into PATH)")?;
+        let output = command.output().context("`go` does not start: `cargo xtask setup` installs it or says how")?;
         if !output.status.success() {
             bail!("go build: {}", String::from_utf8_lossy(&output.stderr));
         }
