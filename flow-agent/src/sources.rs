@@ -1,7 +1,7 @@
 //! What the agent reads: the kernel's rings and maps, connection tracking, and the folder of Kubernetes objects.
 //!
 //! Takes a tick every 100 ms with its time; feeds table and enricher in the order that they need, so that a flow's tracked connection
-//! is known before its first event. Every call is short: a sweep goes in slices over its period. Exports nothing.
+//! is known before its first event, and each take-over that a value from a map shows. Every call is short: a sweep goes in slices over its period. Exports nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -82,9 +82,7 @@ impl Sources {
             self.faults.push(format!("following the network interfaces: {error}"));
         }
         self.objects.feed(enricher, now);
-        self.kernel.poll_events(&mut self.events);
-        self.tracking.read(table, now, &mut self.faults);
-        self.feed_events(table, now);
+        self.catch_up(table, now);
         let known = table.statistics().entries.iter().sum();
         while let Some(count) = self.pace.next(now, known) {
             if !self.sweep(count, table, now) {
@@ -96,9 +94,7 @@ impl Sources {
 
     /// The last look at everything, before the agent ends.
     pub fn finish(&mut self, table: &mut Table, now: Timestamp) {
-        self.kernel.poll_events(&mut self.events);
-        self.tracking.read(table, now, &mut self.faults);
-        self.feed_events(table, now);
+        self.catch_up(table, now);
         // What is left of the round that is under way, then a whole one: entries that it had passed already may have grown.
         let mut rounds = self.pace.rounds_left();
         while rounds > 0 && self.sweep(Pace::SLICE, table, now) {
@@ -129,7 +125,10 @@ impl Sources {
         std::mem::take(&mut self.faults)
     }
 
-    fn feed_events(&mut self, table: &mut Table, now: Timestamp) {
+    /// Takes in what the rings hold, after what connection tracking has told up to then.
+    fn catch_up(&mut self, table: &mut Table, now: Timestamp) {
+        self.kernel.poll_events(&mut self.events);
+        self.tracking.read(table, now, &mut self.faults);
         let clock = self.kernel.clock();
         table.feed_events(&self.events.started, &clock, now);
         table.feed_events(&self.events.ended, &clock, now);
@@ -139,6 +138,8 @@ impl Sources {
     fn sweep(&mut self, count: usize, table: &mut Table, now: Timestamp) -> bool {
         match self.kernel.sweep(count, &mut self.slice) {
             Ok(progress) => {
+                // The values were read before the rings: each take-over that they show is told of by now.
+                self.catch_up(table, now);
                 table.feed_slice(&self.slice, &self.kernel.clock(), now);
                 let read = self.slice.flows4.len() + self.slice.flows6.len();
                 self.pace.read(read, progress == SweepProgress::RoundComplete);

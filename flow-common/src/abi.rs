@@ -224,8 +224,8 @@ pub const EVENT_GENERATION: u32 = 2;
 /// [`Event::kind`]: the connection is over. On the ring `ends`.
 pub const EVENT_CLOSED: u32 = 3;
 
-/// [`Event::kind`]: another point owns a direction from here on. The flow is as it was before, its owner the old one: so it is known
-/// which packets were whose.
+/// [`Event::kind`], with the index of the direction added: another point owns it from here on. The flow is as it was before, its owner
+/// the old one: so it is known which packets were whose. Without room on the ring there is no take-over, so none goes untold.
 pub const EVENT_TAKEOVER: u32 = 4;
 
 /// A record of the rings `events` and `ends`; tells all, so that user space needs no look-up.
@@ -300,6 +300,8 @@ pub struct HookCounters {
     /// Per [`Reason`], at its index.
     pub lost: [Count; Reason::ALL.len()],
     /// Events of new flows and generations that found the ring full. Not packets; the sweep finds the flow.
+    ///
+    /// A take-over that finds it full is put off, not lost.
     pub events_lost: u64,
     /// Events of closed connections that found the ring full.
     pub ends_lost: u64,

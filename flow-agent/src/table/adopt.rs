@@ -95,6 +95,10 @@ impl Table {
             let (Some(counted), true) = (second.counters, first.counters == second.counters) else { continue };
             if counters(&before) == counters(&after) {
                 self.observe(&key, &after, look);
+                if self.entries[self.connections[number].counting].seen != counters(&after) {
+                    // Ahead of its take-over's event, which comes with the next look at the rings.
+                    break;
+                }
                 self.go_on_from(number, counted, second.start);
                 return true;
             }

@@ -23,6 +23,8 @@ pub(super) const ATTENTION: u32 = 1 << 2;
 pub(super) const DELETING: u32 = 1 << 3;
 /// In [`Entry::flags`]: it is one.
 const LIVE: u32 = 1 << 4;
+/// In [`Entry::flags`], by direction: its take-over was told of, so the next owner may be another.
+pub(super) const HANDED_OVER: [u32; 2] = [1 << 5, 1 << 6];
 
 /// One map entry. A sweep that finds nothing new reads the first cache line alone.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Each value is compared with what was known of its entry; what grew belongs to the entry's connection. A value that
 //! is older than what is known (a ring read after the sweep) adds nothing, so the order in which values come changes no
-//! sum.
+//! sum. A value under another owner than the known one waits for the event of the take-over, which tells what was whose.
 
 use std::hint::black_box;
 
@@ -12,7 +12,7 @@ use super::Table;
 use super::connection::{
     CLOSED, Connection, DETACHED, DONE, EXPORTED, FIXED, FROM_END_1, IDLE, OVER, Reason, SCHEDULED,
 };
-use super::entry::{ATTENTION, Counters, DELETING, REVERSED};
+use super::entry::{ATTENTION, Counters, DELETING, HANDED_OVER, REVERSED};
 use super::key::Key;
 use super::ledger::Class;
 use super::slab::NONE;
@@ -37,6 +37,11 @@ impl Table {
         for event in events {
             let key = if event.family == 4 { Key::V4(event.key.to_key4()) } else { Key::V6(event.key) };
             self.observe(&key, &event.flow, look);
+            if event.kind & !1 == abi::EVENT_TAKEOVER
+                && let Some(slot) = self.entries.find(&key)
+            {
+                self.entries[slot].set(HANDED_OVER[(event.kind & 1) as usize], true);
+            }
         }
     }
 
@@ -135,6 +140,7 @@ impl Table {
     /// Compares a value with what is known of its entry.
     fn take_in(&mut self, slot: u32, value: &abi::Flow, look: &Look<'_>) {
         match value.generation.wrapping_sub(self.entries[slot].generation).cast_signed() {
+            0 if self.is_ahead(slot, value) => return,
             0 => {}
             newer if newer > 0 => self.renew(slot, value, newer.unsigned_abs(), look),
             _ => {
@@ -150,6 +156,16 @@ impl Table {
         }
     }
 
+    /// Whether a direction grew under an owner whose take-over was not told of yet: it came between the last look at the rings and this
+    /// one at the map, and the next look at the rings tells.
+    fn is_ahead(&self, slot: u32, value: &abi::Flow) -> bool {
+        let (entry, now) = (&self.entries[slot], counters(value));
+        value.direction.iter().enumerate().any(|(at, direction)| {
+            let known = entry.owner[at];
+            known != 0 && known != direction.owner && now[at * 2] > entry.seen[at * 2] && !entry.has(HANDED_OVER[at])
+        })
+    }
+
     /// Begins a new generation of an entry: what it counted up to there was its connection's, which is over.
     fn renew(&mut self, slot: u32, value: &abi::Flow, newer: u32, look: &Look<'_>) {
         self.statistics.generations_missed += u64::from(newer - 1);
@@ -161,13 +177,17 @@ impl Table {
                 self.entries[slot].set(REVERSED, value.state & abi::STATE_REVERSED != 0);
                 self.new_connection(slot, before_ns, look.now_ns);
             }
-            // The present owner may be the new generation's: only where there was none before, the old one's last
-            // packets are its.
-            self.own(slot, value, self.entries[slot].owner.map(|owner| owner == 0));
+            // The present owner may be the new generation's: only where there was none before, or was told to be another from
+            // then on, the old one's last packets are its.
+            let entry = &self.entries[slot];
+            let is_new = [0, 1].map(|at| entry.owner[at] == 0 || entry.has(HANDED_OVER[at]));
+            self.own(slot, value, is_new);
             self.add(slot, delta, &abi::Flow::default(), before_ns);
         }
         self.detach(slot, look.now_ns);
         self.entries[slot].generation = value.generation;
+        // Its SYN may have come another way without a take-over being told of.
+        self.entries[slot].set(HANDED_OVER[0] | HANDED_OVER[1], true);
     }
 
     /// Adds what an entry counted since the last look.
@@ -233,6 +253,7 @@ impl Table {
         for (at, (direction, grew)) in value.direction.iter().zip(grew).enumerate() {
             if grew && self.entries[slot].owner[at] != direction.owner {
                 self.ledger.change_owner(&mut self.entries[slot], at, direction.owner);
+                self.entries[slot].set(HANDED_OVER[at], false);
                 changed = true;
             }
         }

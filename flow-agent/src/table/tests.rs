@@ -121,6 +121,12 @@ impl Simulation {
         let is_new = !self.map.contains_key(&raw(&key));
         let flow = self.map.entry(raw(&key)).or_default();
         let mut kind = if is_new { abi::EVENT_NEW } else { 0 };
+        let owner = flow.direction[usize::from(reversed)].owner;
+        if owner != 0 && owner != point {
+            let family = if raw(&key).0 { 6 } else { 4 };
+            let kind = abi::EVENT_TAKEOVER | u32::from(reversed);
+            self.events.push(Event { kind, family, key: raw(&key).1, flow: *flow });
+        }
         if flags & (SYN | ACK) == SYN && flow.state & abi::STATE_CLOSED != 0 {
             flow.generation += 1;
             flow.base_packets = flow.direction.map(|direction| direction.packets);
@@ -133,11 +139,6 @@ impl Simulation {
             flow.first_ns = first_ns;
             let answers = flags & (SYN | ACK) == SYN | ACK;
             flow.state = u32::from(reversed != answers) | if flags & SYN == 0 { abi::STATE_GUESSED } else { 0 };
-        }
-        let owner = flow.direction[usize::from(reversed)].owner;
-        if owner != 0 && owner != point {
-            let family = if raw(&key).0 { 6 } else { 4 };
-            self.events.push(Event { kind: abi::EVENT_TAKEOVER, family, key: raw(&key).1, flow: *flow });
         }
         let other_fin = flow.direction[usize::from(!reversed)].flags & FIN;
         let own = &mut flow.direction[usize::from(reversed)];

@@ -45,8 +45,9 @@ fn a_packet_past_three_hooks_is_counted_once() {
     assert_eq!(harness.balance(), []);
     let events = harness.events();
     // The answers come in by an uplink; their Pod's own interface takes them over.
-    assert_eq!(events.iter().map(|event| event.kind).collect::<Vec<_>>(), [EVENT_NEW, EVENT_TAKEOVER]);
-    let [event, _] = events.try_into().expect("two");
+    let [event, handed] = events.try_into().expect("two");
+    let answers = 1 - harness.only().1.originator() as u32;
+    assert_eq!((event.kind, handed.kind), (EVENT_NEW, EVENT_TAKEOVER | answers));
     assert_eq!((event.family, event.key), (4, harness.only().0));
     assert_eq!(event.flow.direction.iter().map(|direction| direction.packets).sum::<u64>(), 1);
 }
@@ -103,7 +104,8 @@ fn a_pods_own_egress_takes_over_with_the_next_packet() {
     pass(&harness, &[uplink(4, false), pod(2, true)]);
     let [event] = harness.events().try_into().expect("the take-over");
     let before = event.flow.direction[event.flow.originator()];
-    assert_eq!((event.kind, before.owner, before.packets), (EVENT_TAKEOVER, uplink(4, false).packed(), 2));
+    let kind = EVENT_TAKEOVER | event.flow.originator() as u32;
+    assert_eq!((event.kind, before.owner, before.packets), (kind, uplink(4, false).packed(), 2));
     pass(&harness, &[uplink(4, false), pod(2, true)]);
     assert_eq!((direction(&harness).owner, direction(&harness).packets), (pod(2, true).packed(), 3));
     assert_eq!(harness.balance(), []);
@@ -209,5 +211,25 @@ fn a_full_ring_loses_events_only_and_counts_them() {
     assert!(events < 100, "{events}");
     assert_eq!(harness.counters(pod(2, false)).events_lost, 100 - events);
     assert_eq!(harness.flows().len(), 100);
+    assert_eq!(harness.balance(), []);
+}
+
+#[test]
+fn a_full_ring_puts_a_take_over_off() {
+    let mut harness = Harness::new(Setting { ring_bytes: 4_096, ..NEVER });
+    pass(&harness, &[uplink(4, true)]);
+    let fill = |port: u16| harness.pass(pod(2, false), &Ipv4::new(17).frame(&udp([6_000, port], b"")));
+    (0..100).for_each(fill);
+    pass(&harness, &[pod(2, false), uplink(4, true), pod(2, false), uplink(4, true)]);
+    let counts = |harness: &Harness| {
+        let (_, flow) =
+            harness.flows().into_iter().find(|(key, _)| key.port.contains(&5_000_u16.to_be())).expect("it is in");
+        (flow.direction[flow.originator()].owner, flow.direction[flow.originator()].packets)
+    };
+    assert_eq!(counts(&harness), (uplink(4, true).packed(), 3), "the owner goes on counting");
+    harness.events();
+    pass(&harness, &[pod(2, false), uplink(4, true)]);
+    assert_eq!(counts(&harness), (pod(2, false).packed(), 4));
+    assert_eq!(harness.events().iter().map(|event| event.kind & !1).collect::<Vec<_>>(), [EVENT_TAKEOVER]);
     assert_eq!(harness.balance(), []);
 }

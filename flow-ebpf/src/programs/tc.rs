@@ -302,7 +302,7 @@ unsafe fn count<K: Copy + Into<Key6>>(
         if (*own).owner != passing.point {
             let tell = || {
                 stage(key, family);
-                ends::emit(flow, EVENT_TAKEOVER, hook);
+                ends::tell(flow, EVENT_TAKEOVER | passing.direction & 1) != 0
             };
             if !owners::counts(passing, flow, own, now, tell) {
                 (*hook).annotated.packets += 1;

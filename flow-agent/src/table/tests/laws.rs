@@ -18,7 +18,11 @@ enum Step {
         connection: usize,
         ended: bool,
     },
-    /// The rings lose what they hold.
+    /// From here on the packets of a connection take another way: other points count them.
+    Rerouted {
+        connection: usize,
+    },
+    /// The rings lose what they may lose: a take-over without room on the ring does not happen.
     RingFull,
     Ticked,
     Swept,
@@ -39,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (0..5usize, any::<bool>(), 40..1_500u64, flags)
             .prop_map(|(connection, back, bytes, flags)| Step::Packet { connection, back, bytes, flags }),
         3 => (0..5usize, prop::bool::weighted(0.4)).prop_map(|(connection, ended)| Step::Told { connection, ended }),
+        2 => (0..5usize).prop_map(|connection| Step::Rerouted { connection }),
         1 => Just(Step::RingFull),
         3 => Just(Step::Ticked),
         3 => Just(Step::Swept),
@@ -75,6 +80,7 @@ fn connection(number: usize) -> (Tuple, Tuple, u32, u32) {
 struct Law {
     sim: Simulation,
     ids: [u32; 5],
+    rerouted: [u32; 5],
     counted: BTreeMap<u32, abi::Count>,
     records: Vec<Update>,
 }
@@ -85,6 +91,7 @@ impl Law {
             Step::Packet { connection: number, back: is_back, bytes, flags } => {
                 let (original, reply, before, after) = connection(number);
                 let flags = if original.protocol == 6 { flags } else { 0 };
+                let [before, after] = [before, after].map(|point| point ^ self.rerouted[number]);
                 self.count(if is_back { back(original) } else { original }, before, bytes, flags);
                 if back(reply) != original {
                     self.count(if is_back { reply } else { back(reply) }, after, bytes, flags);
@@ -101,7 +108,8 @@ impl Law {
                 );
                 self.ids[number] += u32::from(ended);
             }
-            Step::RingFull => self.sim.events.clear(),
+            Step::Rerouted { connection: number } => self.rerouted[number] ^= owner::pack(64, false, false),
+            Step::RingFull => self.sim.events.retain(|event| event.kind & !1 == abi::EVENT_TAKEOVER),
             Step::Ticked => self.sim.tick(),
             Step::Swept => self.sim.sweep(),
             Step::SweptPartly { of } => {
@@ -110,6 +118,7 @@ impl Law {
                 for (_, ((wide, key), flow)) in self.sim.map.iter().enumerate().filter(|(at, _)| at % 3 == of) {
                     push(&mut slice, *wide, *key, *flow);
                 }
+                self.sim.tick();
                 self.sim.table.feed_slice(&slice, &clock, now);
                 self.sim.due();
             }
@@ -133,7 +142,7 @@ proptest! {
 
     #[test]
     fn no_packet_is_lost_and_none_is_exported_twice(steps in prop::collection::vec(step(), 1..120)) {
-        let mut law = Law { sim: Simulation::new(), ids: [0; 5], counted: BTreeMap::new(), records: Vec::new() };
+        let mut law = Law { sim: Simulation::new(), ids: [0; 5], rerouted: [0; 5], counted: BTreeMap::new(), records: Vec::new() };
         for step in steps {
             law.run(step);
             // At any time, each interface's packets that were seen are somewhere.

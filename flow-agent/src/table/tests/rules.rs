@@ -381,6 +381,21 @@ fn each_owner_keeps_what_it_counted() {
 }
 
 #[test]
+fn a_value_ahead_of_its_take_over_waits_for_the_event() {
+    let mut sim = Simulation::new();
+    sim.packet(web(), uplink(false), 60, SYN);
+    sim.tick();
+    sim.packet(web(), uplink(false), 52, ACK);
+    sim.packet(web(), pod(CLIENT, false), 52, ACK);
+    let (clock, now, slice) = (sim.clock(), sim.time(), sim.slice());
+    sim.table.feed_slice(&slice, &clock, now);
+    sim.sweep();
+    let sums = sim.table.interfaces();
+    assert_eq!(everything(&sums[&UPLINK]), abi::Count { packets: 2, bytes: 112 });
+    assert_eq!(everything(&sums[&CLIENT]), abi::Count { packets: 1, bytes: 52 });
+}
+
+#[test]
 fn ping_and_ipv6_have_their_ends() {
     let mut sim = Simulation::new();
     let ping = tuple(("fd01::2", 77), ("fd02::2", 128 << 8), 58);

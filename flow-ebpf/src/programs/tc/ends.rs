@@ -17,18 +17,28 @@ pub(super) unsafe fn advance(skb: *mut __sk_buff, flow: *mut Flow, direction: u3
 }
 
 /// Sends an event with all of the flow, whose key was staged.
-#[inline(never)]
+#[inline(always)]
 pub(super) unsafe fn emit(flow: *const Flow, kind: u32, hook: *mut HookCounters) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-    // SAFETY: the caller's flow, this CPU's scratch and counters.
+    // SAFETY: the caller's flow and this CPU's counters.
     unsafe {
+        if kind == EVENT_CLOSED {
+            (*hook).ends_lost += 1 - tell(flow, kind);
+        } else {
+            (*hook).events_lost += 1 - tell(flow, kind);
+        }
+    }
+}
+
+/// The same without counting a loss; gives 1 if it is on its ring, else 0.
+#[inline(never)]
+pub(super) unsafe fn tell(flow: *const Flow, kind: u32) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the caller's flow, this CPU's scratch.
+    let event = unsafe {
         let event = &mut (*scratch).event;
         event.kind = kind;
         words::copy(flow, &mut event.flow);
-        if kind == EVENT_CLOSED {
-            (*hook).ends_lost += !send(&ENDS, event) as u64;
-        } else {
-            (*hook).events_lost += !send(&EVENTS, event) as u64;
-        }
-    }
+        event
+    };
+    send(if kind == EVENT_CLOSED { &ENDS } else { &EVENTS }, event) as u64
 }

@@ -5,6 +5,9 @@
 //! An owner that is silent for [`silence`] while others see packets is taken over, and what the candidate added up moves from
 //! `annotated` to `takeover`: seen, counted by nobody. A Pod's own point takes over from any other at once, but not in the middle of a
 //! datagram: conntrack lets fragments go on only when it has all of them, so the owner has counted those that are still to come.
+//!
+//! No take-over goes untold: where its event finds the ring full, the owner stays and a later packet tries again. The agent thus always
+//! knows which packets were whose. Only a SYN that begins a new generation does not wait: the generation's base tells nearly as well.
 
 use super::{Passing, add, hook};
 use crate::maps::silence;
@@ -13,14 +16,14 @@ use flow_common::abi::{Count, Direction, FLAG_SYN, FRESH, Flow, Reason, owner};
 use flow_ebpf::tcp;
 
 /// Whether a point that does not own the direction counts this packet: because it owns the direction from now on. `tell` is
-/// called before the owner changes.
+/// called before the owner changes; false if nobody would hear of it.
 #[inline(always)]
 pub(super) unsafe fn counts(
     passing: Passing,
     flow: *mut Flow,
     own: *mut Direction,
     now: u32,
-    tell: impl FnOnce(),
+    tell: impl FnOnce() -> bool,
 ) -> bool {
     // SAFETY: the caller's flow.
     unsafe {
@@ -32,26 +35,22 @@ pub(super) unsafe fn counts(
             claim(own, current, passing.point, passing.bytes, now);
             return false;
         }
-        let stays = senior && !tcp::reopens(passing.flags, (*flow).state);
-        if stays && pending == FRESH {
-            claim(own, current, passing.point, passing.bytes, now);
-            return false;
-        }
+        let reopens = tcp::reopens(passing.flags, (*flow).state);
         let silent = now.wrapping_sub((*own).last) >= silence();
-        if stays && !silent {
-            if (*own).candidate == passing.point {
-                if pending == 0 {
-                    (*own).pending_bytes = 0;
-                }
-                atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut (*own).pending_packets, 1);
-                add(&raw mut (*own).pending_bytes, passing.bytes as u64);
+        let may_take = !senior || reopens || (silent && pending != FRESH);
+        if may_take && (current == 0 || tell() || reopens) {
+            return take(own, passing.point, passing.bytes, silent) != 0;
+        }
+        if pending == FRESH {
+            claim(own, current, passing.point, passing.bytes, now);
+        } else if (*own).candidate == passing.point {
+            if pending == 0 {
+                (*own).pending_bytes = 0;
             }
-            return false;
+            atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(&raw mut (*own).pending_packets, 1);
+            add(&raw mut (*own).pending_bytes, passing.bytes as u64);
         }
-        if current != 0 {
-            tell();
-        }
-        take(own, passing.point, passing.bytes, silent) != 0
+        false
     }
 }
 
