@@ -162,8 +162,8 @@ fn begin<K: Copy + Into<Key6>>(
     }
 }
 
-/// Leaves a key where events are made of it.
-#[inline(always)]
+/// Leaves a key where events are made of it. A call, because the copy's room on the stack counts for every caller.
+#[inline(never)]
 fn stage<K: Copy + Into<Key6>>(key: &K, family: u32) {
     if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
         // SAFETY: this CPU's scratch.
