@@ -26,6 +26,7 @@ mod view;
 pub use complete::{Completion, complete};
 pub use error::{Code, Error};
 use expression::Expression;
+pub use parser::is_keyword;
 pub use view::FlowView;
 
 /// The longest filter in bytes, as written and as printed.

@@ -1,6 +1,7 @@
 //! Filter flags as sugar: `--ns prod --verdict denied` and a free expression become one expression of the filter language.
 
 use clap::Args;
+use flow_common::filter::is_keyword;
 
 /// The flags; each may be given more than once.
 #[derive(Debug, Default, Args)]
@@ -96,7 +97,7 @@ fn term(field: &str, values: &[String]) -> String {
 /// Quotes switch globs off, so only what is no word by itself gets them.
 fn word(value: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "*._-/:[]".contains(c);
-    if !value.is_empty() && value.chars().all(plain) {
+    if !value.is_empty() && value.chars().all(plain) && !is_keyword(value) {
         return value.to_owned();
     }
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
@@ -111,11 +112,12 @@ mod tests {
         let filters = Filters {
             ns: vec!["prod".into()],
             ip: vec!["10.0.0.0/8".into(), "fd00::1".into()],
-            pod: vec!["a b".into()],
+            pod: vec!["a b".into(), "and".into()],
             expression: vec!["bytes".into(), ">".into(), "10MB or :443".into()],
             ..Filters::default()
         };
-        let expression = "ip in (10.0.0.0/8, fd00::1) and pod = \"a b\" and ns = prod and (bytes > 10MB or :443)";
+        let expression =
+            "ip in (10.0.0.0/8, fd00::1) and pod in (\"a b\", \"and\") and ns = prod and (bytes > 10MB or :443)";
         assert_eq!(filters.expression(), expression);
     }
 

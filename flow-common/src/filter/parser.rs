@@ -381,6 +381,7 @@ pub(super) fn signs(field: Field) -> &'static [&'static str] {
     }
 }
 
-pub(super) fn is_keyword(word: &str) -> bool {
+/// Whether a word is one of the language, so that as a value it wants quotes.
+pub fn is_keyword(word: &str) -> bool {
     KEYWORDS.iter().any(|keyword| word.eq_ignore_ascii_case(keyword))
 }
