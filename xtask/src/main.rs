@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod artifacts;
 mod bench;
 mod build_ebpf;
 mod demo;
@@ -14,6 +15,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm_test;
 
 /// Builds, shows, tests and measures the flow observer.
 #[derive(Parser)]
@@ -35,6 +37,8 @@ enum Command {
     Demo(demo::Options),
     /// Run every check there is and end with a summary.
     Test(test::Options),
+    /// Run kernel and lab tests on Debian's kernels, in virtual machines.
+    VmTest(vm_test::Options),
     /// Measure speed and memory, as ratios of one run.
     Bench(bench::Options),
     /// Check the architecture's invariants.
@@ -59,6 +63,7 @@ fn run(command: Command) -> Result<()> {
         Command::Build(options) => build_ebpf::build(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::VmTest(options) => vm_test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Tidy => tidy::run(),
     }

@@ -29,6 +29,13 @@ pub(crate) enum Need {
     Lab,
     /// Foreign collectors and captures.
     Interop,
+    /// Virtual machines with other kernels, and what is copied into them.
+    Vm,
+}
+
+impl Need {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Lab, Self::Interop, Self::Vm];
 }
 
 impl Need {
@@ -40,13 +47,19 @@ impl Need {
                 &[("ip", "iproute2"), ("nft", "nftables"), ("conntrack", "conntrack"), ("ping", "iputils-ping")]
             }
             Need::Interop => &[("tshark", "tshark"), ("nfcapd", "nfdump")],
+            Need::Vm => &[
+                ("qemu-system-x86_64", "qemu-system-x86"),
+                ("busybox", "busybox-static"),
+                ("depmod", "kmod"),
+                ("xz", "xz-utils"),
+            ],
         }
     }
 }
 
 /// Installs everything that any of the commands needs.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let needs = [Need::Build, Need::Lab, Need::Interop];
+    let needs = Need::ALL;
     if !options.check {
         ensure(&needs)?;
         println!("setup: everything is there");

@@ -2,12 +2,12 @@
 //! what became of each, and the exit status is success only if none failed.
 
 use crate::setup::{self, Need};
-use crate::{build_ebpf, shell, tidy};
+use crate::{build_ebpf, shell, tidy, vm_test};
 use anyhow::{Result, bail};
 use binaries::{As, Count};
 use std::time::{Duration, Instant};
 
-mod binaries;
+pub(crate) mod binaries;
 
 /// What `test` takes.
 #[derive(clap::Args)]
@@ -36,10 +36,12 @@ enum Step {
     Lab,
     /// Foreign collectors and exporters.
     Interop,
+    /// The kernel programs and the lab on other kernels.
+    Vm,
 }
 
-const STEPS: [Step; 8] =
-    [Step::Format, Step::Tidy, Step::Ebpf, Step::Clippy, Step::Host, Step::Kernel, Step::Lab, Step::Interop];
+const STEPS: [Step; 9] =
+    [Step::Format, Step::Tidy, Step::Ebpf, Step::Clippy, Step::Host, Step::Kernel, Step::Lab, Step::Interop, Step::Vm];
 
 /// The test programs of flow-agent that load kernel programs begin with this.
 const KERNEL: &str = "kernel_";
@@ -57,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let chosen = |step: &Step| options.only.is_empty() || options.only.contains(step);
     let steps: Vec<Step> = STEPS.into_iter().filter(chosen).collect();
     let needed = |need: &Need| steps.iter().any(|step| step.needs().contains(need));
-    let needs: Vec<Need> = [Need::Build, Need::Lab, Need::Interop].into_iter().filter(needed).collect();
+    let needs: Vec<Need> = Need::ALL.into_iter().filter(needed).collect();
     setup::ensure(&needs)?;
     if needs.contains(&Need::Build) && !steps.contains(&Step::Ebpf) {
         // Chosen steps find the kernel programs of this tree, not of an earlier one.
@@ -88,6 +90,7 @@ impl Step {
             Step::Clippy | Step::Ebpf | Step::Host | Step::Kernel => &[Need::Build],
             Step::Lab => &[Need::Build, Need::Lab],
             Step::Interop => &[Need::Build, Need::Lab, Need::Interop],
+            Step::Vm => &[Need::Build, Need::Lab, Need::Vm],
         }
     }
 
@@ -116,6 +119,7 @@ impl Step {
                 shell::run(shell::cargo().args(["build", "--quiet", "--workspace"]))?;
                 tests(&["--package", "interop"], |_| true, As::Root)
             }
+            Step::Vm => vm_test::all(),
         }
     }
 }
@@ -128,9 +132,7 @@ fn one(result: Result<()>) -> Result<Count> {
 fn host() -> Result<Count> {
     let others = ["--workspace", "--exclude", "e2e", "--exclude", "interop"];
     let mut count = tests(&others, |name| !name.starts_with(KERNEL), As::User)?;
-    let examples = binaries::count(shell::cargo().args(["test", "--quiet", "--workspace", "--doc"]))?;
-    count.passed += examples.passed;
-    count.failed += examples.failed;
+    count += binaries::count(shell::cargo().args(["test", "--quiet", "--workspace", "--doc"]))?;
     Ok(count)
 }
 
@@ -140,10 +142,7 @@ fn tests(package: &[&str], chosen: impl Fn(&str) -> bool, rights: As) -> Result<
     let mut broken = Vec::new();
     for binary in binaries::build(package)?.iter().filter(|binary| chosen(binary.name())) {
         match binary.run(rights) {
-            Ok(of_binary) => {
-                count.passed += of_binary.passed;
-                count.failed += of_binary.failed;
-            }
+            Ok(of_binary) => count += of_binary,
             Err(error) => broken.push(format!("{error:#}")),
         }
     }

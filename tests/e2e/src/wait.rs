@@ -8,8 +8,12 @@ use anyhow::{Context, Result};
 /// How often a condition is looked at.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Names a number: how many times longer everything may take on this machine. Emulated ones set it.
+const PATIENCE: &str = "TEST_PATIENCE";
+
 /// Tries until it succeeds; at the deadline its last error is the answer.
 pub fn eventually<T>(deadline: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = deadline * std::env::var(PATIENCE).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
     let end = Instant::now() + deadline;
     loop {
         match attempt() {

@@ -1,16 +1,23 @@
 //! Test programs: built as the user, run as the user or as root, their results counted.
 
+use crate::artifacts::{self, Executable};
 use crate::shell;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What test programs said.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Count {
-    pub(super) passed: u32,
-    pub(super) failed: u32,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
 }
 
 /// Whose rights a test program gets.
@@ -21,50 +28,28 @@ pub(super) enum As {
 }
 
 /// A test program.
-pub(super) struct Binary {
-    name: String,
-    file: PathBuf,
-    /// Cargo runs tests in the folder of their package.
-    folder: PathBuf,
-}
+pub(super) struct Binary(Executable);
 
 /// Builds what `cargo test` with these arguments would run, and names it.
 pub(super) fn build(args: &[&str]) -> Result<Vec<Binary>> {
-    let mut cargo = shell::cargo();
-    cargo.args(["test", "--no-run", "--message-format=json-render-diagnostics"]).args(args);
-    let mut child = cargo.stdout(Stdio::piped()).spawn()?;
-    let mut binaries = Vec::new();
-    for line in BufReader::new(child.stdout.take().context("cargo's output")?).lines() {
-        binaries.extend(binary(&line?));
-    }
-    if !child.wait()?.success() {
-        bail!("{} failed", shell::line(&cargo));
-    }
-    Ok(binaries)
-}
-
-/// One line of cargo's messages.
-fn binary(line: &str) -> Option<Binary> {
-    let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    let file = message["executable"].as_str().filter(|_| message["profile"]["test"] == true)?;
-    let folder = Path::new(message["manifest_path"].as_str()?).parent()?;
-    Some(Binary { name: message["target"]["name"].as_str()?.to_owned(), file: file.into(), folder: folder.into() })
+    let built = artifacts::executables(shell::cargo().args(["test", "--no-run"]).args(args))?;
+    Ok(built.into_iter().filter(|executable| executable.is_test).map(Binary).collect())
 }
 
 impl Binary {
     /// The name of the test's file, or of the crate.
     pub(super) fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// Runs it; its failures are counted, and an error only if it did not come to its summary.
     pub(super) fn run(&self, rights: As) -> Result<Count> {
         let mut command = match rights {
-            As::User => Command::new(&self.file),
-            As::Root => shell::privileged(&self.file)?,
+            As::User => Command::new(&self.0.file),
+            As::Root => shell::privileged(&self.0.file)?,
         };
-        println!("   {}", self.name);
-        count(command.current_dir(&self.folder)).with_context(|| format!("the tests of {}", self.name))
+        println!("   {}", self.0.name);
+        count(command.current_dir(&self.0.folder)).with_context(|| format!("the tests of {}", self.0.name))
     }
 }
 
@@ -76,10 +61,9 @@ pub(super) fn count(command: &mut Command) -> Result<Count> {
     for line in BufReader::new(child.stdout.take().context("the tests' output")?).lines() {
         let line = line?;
         println!("{line}");
-        if let Some((passed, failed)) = summary(&line) {
+        if let Some(of_program) = summary(&line) {
             summaries += 1;
-            count.passed += passed;
-            count.failed += failed;
+            count += of_program;
         }
     }
     let status = child.wait()?;
@@ -89,8 +73,8 @@ pub(super) fn count(command: &mut Command) -> Result<Count> {
     Ok(count)
 }
 
-/// `test result: ok. 12 passed; 0 failed; ...`
-fn summary(line: &str) -> Option<(u32, u32)> {
+/// libtest's last line: `test result: ok. 12 passed; 0 failed; ...`
+pub(crate) fn summary(line: &str) -> Option<Count> {
     let mut words = line.strip_prefix("test result: ")?.split_whitespace();
     let mut number = |unit: &str| {
         let mut last = None;
@@ -103,17 +87,17 @@ fn summary(line: &str) -> Option<(u32, u32)> {
         })?;
         last
     };
-    Some((number("passed")?, number("failed")?))
+    Some(Count { passed: number("passed")?, failed: number("failed")? })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::summary;
+    use super::{Count, summary};
 
     #[test]
     fn libtest_s_summary_is_read() {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.98s";
-        assert_eq!(summary(line), Some((12, 3)));
+        assert_eq!(summary(line), Some(Count { passed: 12, failed: 3 }));
         assert_eq!(summary("test result_of_a_test ... ok"), None);
     }
 }

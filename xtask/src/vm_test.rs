@@ -1,0 +1,163 @@
+//! `cargo xtask vm-test`: the tests of the kernel side and of the lab on Debian's kernels, each in a virtual machine. Takes series of
+//! kernels, gives a line for each test program of each, a summary, and docs/kernels.md's table.
+
+use crate::build_ebpf;
+use crate::setup::{self, Need};
+use crate::shell;
+use crate::test::binaries::Count;
+use anyhow::{Context, Result, bail};
+use console::{Console, Group};
+use kernels::{Kernel, MATRIX, Wanted};
+use programs::{Program, Run};
+use std::time::{Duration, Instant};
+
+mod apt;
+mod archive;
+mod console;
+mod docs;
+mod image;
+mod kernels;
+mod machine;
+mod native;
+mod programs;
+
+/// From the boot to the first run, and from the last to the end, of the slowest.
+const OVERHEAD: Duration = Duration::from_secs(60);
+
+/// What `vm-test` takes.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// A series such as 6.12, or `newest`; none: 5.10, 6.1, 6.12, 6.18 and the newest there is.
+    #[arg(value_name = "KERNEL")]
+    kernels: Vec<Wanted>,
+    /// Run only this test program (repeatable).
+    #[arg(long, value_name = "TEST")]
+    only: Vec<String>,
+    /// Look for newer kernels than those that were fetched before.
+    #[arg(long)]
+    update: bool,
+    /// Write the table of docs/kernels.md from this run and one on the kernel that runs here.
+    #[arg(long, conflicts_with_all = ["kernels", "only", "arguments"])]
+    write_docs: bool,
+    /// Further arguments of the test programs, such as a part of a test's name.
+    #[arg(last = true, value_name = "ARGUMENT")]
+    arguments: Vec<String>,
+}
+
+/// What became of the tests on one kernel.
+struct Tested {
+    /// The kernel's release.
+    name: String,
+    /// What the table calls it.
+    row: String,
+    console: Console,
+    took: Duration,
+    failure: Option<String>,
+}
+
+impl Tested {
+    fn count(&self) -> Count {
+        let mut sum = Count::default();
+        self.console.groups.iter().for_each(|group| sum += group.count);
+        let broken = self.console.groups.iter().filter(|group| group.broken().is_some()).count();
+        sum.failed += u32::try_from(broken).unwrap_or(u32::MAX) + u32::from(self.failure.is_some());
+        sum
+    }
+}
+
+/// Runs it.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let count = matrix(options)?;
+    if count.failed > 0 {
+        bail!("not every test passed");
+    }
+    Ok(())
+}
+
+/// Every test on every kernel, and the table against what they say.
+pub(crate) fn all() -> Result<Count> {
+    matrix(&Options { kernels: Vec::new(), only: Vec::new(), update: false, write_docs: false, arguments: Vec::new() })
+}
+
+fn matrix(options: &Options) -> Result<Count> {
+    setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
+    let wanted = if options.kernels.is_empty() { &MATRIX[..] } else { &options.kernels };
+    let kernels = kernels::find(wanted, options.update)?;
+    build_ebpf::run(&build_ebpf::Options {})?;
+    let (programs, runs) = programs::build(&options.only, &options.arguments)?;
+    let verbose = kernels.len() == 1 && runs.len() == 1;
+    let tested = kernels.iter().map(|kernel| test(kernel, &programs, &runs, verbose));
+    let mut tested = tested.collect::<Result<Vec<_>>>()?;
+    if options.write_docs {
+        tested.push(native::test(&programs, &runs)?);
+    }
+    let mut count = summary(&tested);
+    let whole = options.only.is_empty() && options.arguments.is_empty();
+    if whole && count.failed == 0 {
+        count += table(&tested, options.write_docs)?;
+    }
+    Ok(count)
+}
+
+/// Writes the table, or counts where it says something else.
+fn table(tested: &[Tested], write: bool) -> Result<Count> {
+    let rows: Vec<docs::Row> = tested.iter().map(|it| (it.row.clone(), it.console.features.clone())).collect();
+    if write {
+        docs::write(&rows)?;
+        println!("\nvm-test: wrote docs/kernels.md");
+    }
+    let differences = docs::differences(&rows)?;
+    for difference in &differences {
+        println!("{difference}; if that is right, run `cargo xtask vm-test --write-docs`");
+    }
+    Ok(Count { passed: 0, failed: u32::try_from(differences.len())? })
+}
+
+fn test(kernel: &Kernel, programs: &[Program], runs: &[Run], verbose: bool) -> Result<Tested> {
+    let folder = shell::root().join("target/vm").join(kernel.series());
+    std::fs::create_dir_all(&folder)?;
+    let begun = Instant::now();
+    image::write(&folder.join("image.cpio"), kernel, programs, runs)
+        .with_context(|| format!("the image for {kernel}"))?;
+    let limit = runs.iter().map(|run| run.limit).sum::<Duration>() + OVERHEAD;
+    let mut console = Console::default();
+    let name = kernel.to_string();
+    let ended = machine::run(kernel, &folder, limit, &mut |text| {
+        if verbose {
+            println!("{text}");
+        }
+        if let Some(group) = console.line(text, Instant::now()) {
+            tell(&name, group, verbose);
+        }
+    });
+    let failure = ended.err().map(|error| format!("{error:#}"));
+    if let Some(failure) = &failure {
+        println!("{failure}");
+    }
+    Ok(Tested { name, row: kernel.series(), console, took: begun.elapsed(), failure })
+}
+
+/// A line a test program; all that it said if it failed and has not been shown.
+fn tell(kernel: &str, group: &Group, shown: bool) {
+    if !group.passed() && !shown {
+        group.lines.iter().for_each(|line| println!("    {line}"));
+    }
+    let Group { name, count: Count { passed, failed }, took, .. } = group;
+    let broken = group.broken().map(|why| format!(", {why}")).unwrap_or_default();
+    println!("{kernel:16} {name:18} {passed:>3} passed, {failed} failed, {:>3} s{broken}", took.as_secs());
+}
+
+/// A line a kernel, and its features; gives the sum.
+fn summary(tested: &[Tested]) -> Count {
+    let mut sum = Count::default();
+    println!("\n{:16} {:>7} {:>7} {:>7}", "KERNEL", "PASSED", "FAILED", "TIME");
+    for tested in tested {
+        let count = tested.count();
+        sum += count;
+        println!("{:16} {:>7} {:>7} {:>6}s", tested.name, count.passed, count.failed, tested.took.as_secs());
+        for (feature, rung) in &tested.console.features {
+            println!("    {feature}: {rung}");
+        }
+    }
+    sum
+}

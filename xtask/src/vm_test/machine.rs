@@ -1,0 +1,132 @@
+//! One virtual machine from its start to its end: QEMU without any help of the processor, a serial console that is read as it speaks, and a
+//! disk on which the results come back as a tar archive.
+
+use super::kernels::Kernel;
+use crate::shell;
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// For what a Node's programs, two labs and the file system need.
+const MEMORY: &str = "2048";
+/// Room for the results.
+const DISK_BYTES: u64 = 256 << 20;
+/// Until its first process runs.
+const BOOT: Duration = Duration::from_secs(120);
+/// What begins a line for us.
+const MARK: &str = "vm: ";
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// All runs were made.
+    Done,
+    /// By itself, before its first process ran.
+    NeverUp,
+    /// By itself, in the middle.
+    Halted,
+    /// By us, at the time limit.
+    OutOfTime,
+}
+
+/// Boots a kernel with the image at `folder/image.cpio` and gives every line of its console to `line`; the results are in
+/// `folder/results` then. Emulated processors stumble over their own patched code now and then: what never came up is tried once more.
+pub(super) fn run(kernel: &Kernel, folder: &Path, limit: Duration, line: &mut dyn FnMut(&str)) -> Result<()> {
+    let mut end = boot(kernel, folder, limit, line)?;
+    if end == End::NeverUp {
+        println!("vm-test: {kernel} did not come up; trying once more");
+        end = boot(kernel, folder, limit, line)?;
+    }
+    let console = folder.join("console.log");
+    match end {
+        End::Done => unpack(folder),
+        End::NeverUp => bail!("{kernel} did not come up, twice; see {}", console.display()),
+        End::Halted => bail!("{kernel} halted; see {}", console.display()),
+        End::OutOfTime => bail!("{kernel} was not done within {limit:?}; see {}", console.display()),
+    }
+}
+
+fn boot(kernel: &Kernel, folder: &Path, limit: Duration, line: &mut dyn FnMut(&str)) -> Result<End> {
+    File::create(folder.join("disk"))?.set_len(DISK_BYTES)?;
+    let mut console = File::create(folder.join("console.log"))?;
+    let mut machine = start(kernel, folder)?;
+    let lines = lines(&mut machine)?;
+    let begun = Instant::now();
+    let (mut up, mut done) = (false, false);
+    let end = loop {
+        let limit = if up { limit } else { BOOT };
+        match lines.recv_timeout(limit.saturating_sub(begun.elapsed())) {
+            Ok(text) => {
+                writeln!(console, "{:8.3} {text}", begun.elapsed().as_secs_f64())?;
+                up |= text.starts_with(&format!("{MARK}up"));
+                done |= text.starts_with(&format!("{MARK}done"));
+                line(&text);
+            }
+            Err(RecvTimeoutError::Disconnected) if done => break End::Done,
+            Err(RecvTimeoutError::Disconnected) if up => break End::Halted,
+            Err(RecvTimeoutError::Disconnected) => break End::NeverUp,
+            Err(RecvTimeoutError::Timeout) if up => break End::OutOfTime,
+            Err(RecvTimeoutError::Timeout) => break End::NeverUp,
+        }
+    };
+    // Fails only for one that has ended already.
+    let _ = machine.kill();
+    machine.wait()?;
+    Ok(end)
+}
+
+fn start(kernel: &Kernel, folder: &Path) -> Result<Child> {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args([
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        MEMORY,
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+    ]);
+    qemu.arg("-kernel").arg(kernel.folder.join("vmlinuz"));
+    qemu.arg("-initrd").arg(folder.join("image.cpio"));
+    qemu.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off rdinit=/init"]);
+    qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none"]);
+    qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio", folder.join("disk").display()));
+    qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    qemu.spawn().context("cannot start qemu-system-x86_64")
+}
+
+/// The console's lines, as they come.
+fn lines(machine: &mut Child) -> Result<Receiver<String>> {
+    let mut console = BufReader::new(machine.stdout.take().context("the machine's console")?);
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = Vec::new();
+        while console.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if tell.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(told)
+}
+
+fn unpack(folder: &Path) -> Result<()> {
+    let results = folder.join("results");
+    if results.exists() {
+        fs::remove_dir_all(&results)?;
+    }
+    fs::create_dir_all(&results)?;
+    shell::run(Command::new("tar").arg("-xf").arg(folder.join("disk")).arg("-C").arg(&results))?;
+    fs::remove_file(folder.join("disk"))?;
+    fs::remove_file(folder.join("image.cpio")).context("cannot remove the machine's image")
+}
