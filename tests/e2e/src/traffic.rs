@@ -247,6 +247,11 @@ pub(crate) fn serve(namespace: &Namespace) -> Result<Child> {
     let mut child = namespace.spawn(command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()))?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("the servers' output")?).read_line(&mut line)?;
-    ensure!(line.trim() == READY, "the servers in {} did not start", namespace.name());
+    if line.trim() != READY {
+        // The end of its process-id namespace waits until somebody has waited for it.
+        let _ = child.kill();
+        let _ = child.wait();
+        bail!("the servers in {} did not start", namespace.name());
+    }
     Ok(child)
 }
