@@ -114,7 +114,7 @@ fn table(tested: &[Tested], write: bool) -> Result<Count> {
 }
 
 fn test(kernel: &Kernel, programs: &[Program], runs: &[Run], verbose: bool) -> Result<Tested> {
-    let folder = shell::root().join("target/vm").join(kernel.series());
+    let folder = shell::root().join("target/machines").join(kernel.series());
     std::fs::create_dir_all(&folder)?;
     let begun = Instant::now();
     image::write(&folder.join("image.cpio"), kernel, programs, runs)

@@ -13,13 +13,15 @@ const PATIENCE: &str = "TEST_PATIENCE";
 
 /// Tries until it succeeds; at the deadline its last error is the answer.
 pub fn eventually<T>(deadline: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = deadline * std::env::var(PATIENCE).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    let patience = std::env::var(PATIENCE).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    // To look costs time as well, which those need that are waited for.
+    let (deadline, pause) = (deadline * patience, PAUSE * patience * patience);
     let end = Instant::now() + deadline;
     loop {
         match attempt() {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() >= end => return Err(error).context(format!("still so after {deadline:?}")),
-            Err(_) => thread::sleep(PAUSE),
+            Err(_) => thread::sleep(pause),
         }
     }
 }

@@ -20,8 +20,21 @@ const KMOD: [&str; 4] = ["modprobe", "insmod", "rmmod", "lsmod"];
 /// What names protocols and ports for nft and conntrack.
 const NAMES: [&str; 2] = ["/etc/protocols", "/etc/services"];
 /// Folders that are there before anything is mounted.
-const FOLDERS: [&str; 12] =
-    ["bin", "dev", "etc", "lib", "lib/modules", "lib64", "proc", "product", "results", "run", "sys", "tmp"];
+const FOLDERS: [&str; 13] = [
+    "bin",
+    "dev",
+    "etc",
+    "lib",
+    "lib/modules",
+    "lib64",
+    "proc",
+    "product",
+    "product/deps",
+    "results",
+    "run",
+    "sys",
+    "tmp",
+];
 
 /// Modules that a Node has loaded, or that the lab's topologies and rules need.
 const MODULES: [&str; 31] = [
@@ -74,7 +87,8 @@ pub(super) fn write(path: &Path, kernel: &Kernel, programs: &[Program], runs: &[
         archive.copy(name.trim_start_matches('/'), Path::new(name))?;
     }
     for program in programs {
-        archive.copy(&format!("product/{}", program.name), &program.file)?;
+        let folder = if program.is_test { "product/deps" } else { "product" };
+        archive.copy(&format!("{folder}/{}", program.name), &program.file)?;
     }
     archive.data("runs", runs.iter().map(|run| run.line() + "\n").collect::<String>().as_bytes())?;
     archive.finish()

@@ -3,7 +3,7 @@
 # Lines that begin with `vm:` are for the one who reads the console.
 export PATH=/bin HOME=/ TMPDIR=/tmp
 # The tests' deadlines are those of a machine that is not emulated.
-export TEST_PATIENCE=3
+export TEST_PATIENCE=4
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -25,7 +25,7 @@ while read -r limit name arguments; do
     echo "vm: begin $name"
     {
         # Split into words, as written in the list.
-        timeout -s KILL "$limit" "/product/$name" $arguments </dev/null 2>&1
+        timeout -s KILL "$limit" "/product/deps/$name" $arguments </dev/null 2>&1
         status=$?
         echo "vm: status $status"
         # What it left running would keep the pipe open.

@@ -152,9 +152,9 @@ impl Cache {
             let name = format!("linux-{kind}-{release}");
             packages.contains(&name).then_some(name)
         };
-        // From 6.19 on the image's package is empty, later modules have one of their own.
-        let parts = match own("binary") {
-            Some(binary) => std::iter::once(binary).chain(own("modules")).collect(),
+        // From 6.19 on the image's package is empty; later modules and the lists of them have packages of their own.
+        let parts: Vec<String> = match own("binary") {
+            Some(binary) => [Some(binary), own("modules"), own("base")].into_iter().flatten().collect(),
             None => vec![format!("linux-image-{release}")],
         };
         let staging = self.folder.join(format!("fetching-{}", std::process::id()));

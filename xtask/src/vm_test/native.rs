@@ -16,7 +16,10 @@ pub(super) fn test(programs: &[Program], runs: &[Run]) -> Result<Tested> {
     let begun = Instant::now();
     let mut console = Console::default();
     for run in runs {
-        let program = programs.iter().find(|program| program.name == run.name).context("a run without its program")?;
+        let program = programs
+            .iter()
+            .find(|program| program.is_test && program.name == run.name)
+            .context("a run without its program")?;
         console.line(&format!("vm: begin {}", run.name), Instant::now());
         let mut command = shell::privileged("timeout")?;
         command.args(["-s", "KILL", &run.limit.as_secs().to_string()]).arg(&program.file).args(&run.arguments);
