@@ -12,6 +12,7 @@ use crate::topology::{
     after_dnat, cluster_ip,
 };
 use crate::traffic::{Kind, Outcome, Report, kernel_has_sctp};
+use crate::wait::patience;
 
 /// Who asks whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,14 +235,16 @@ pub struct Done {
 
 /// Sends all of them, several at a time.
 pub fn run(lab: &Lab, cases: impl Iterator<Item = Case>) -> Result<Vec<Done>> {
-    const AT_ONCE: usize = 6;
+    // nft's counters of new flows take memory that the kernel only gets ready beside the packets: a slow machine is not to ask for much
+    // of it at once.
+    let at_once = 6_u32.div_ceil(patience());
     let cases = Mutex::new(cases.collect::<Vec<_>>().into_iter());
     let next = || cases.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> Result<Vec<Done>> {
         std::iter::from_fn(next).map(|case| case.run(lab).with_context(|| case.to_string())).collect()
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
         let mut done = Vec::new();
         for worker in workers {
             done.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);

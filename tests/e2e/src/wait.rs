@@ -13,7 +13,7 @@ const PATIENCE: &str = "TEST_PATIENCE";
 
 /// Tries until it succeeds; at the deadline its last error is the answer.
 pub fn eventually<T>(deadline: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-    let patience = std::env::var(PATIENCE).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    let patience = patience();
     // To look costs time as well, which those need that are waited for.
     let (deadline, pause) = (deadline * patience, PAUSE * patience * patience);
     let end = Instant::now() + deadline;
@@ -24,4 +24,9 @@ pub fn eventually<T>(deadline: Duration, mut attempt: impl FnMut() -> Result<T>)
             Err(_) => thread::sleep(pause),
         }
     }
+}
+
+/// How many times longer everything may take on this machine.
+pub(crate) fn patience() -> u32 {
+    std::env::var(PATIENCE).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }

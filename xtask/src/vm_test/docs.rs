@@ -2,7 +2,7 @@
 //! releases, so that an update of Debian's changes nothing.
 
 use crate::shell;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -14,20 +14,20 @@ const NOTHING: &str = "-";
 /// A kernel's name in the table, and the rung that each feature stands on.
 pub(super) type Row = (String, BTreeMap<String, String>);
 
-/// Writes the table into the file.
-pub(super) fn write(rows: &[Row]) -> Result<()> {
+/// Writes the table into the file: of a whole run nothing else, of a part of one what it tells, beside what is there.
+pub(super) fn write(rows: &[Row], whole: bool) -> Result<()> {
     let text = read()?;
-    let (before, after) = around(&text)?;
-    std::fs::write(path(), format!("{before}{BEGIN}{}{END}{after}", table(rows)))
+    let (before, table, after) = split(&text)?;
+    let merged = merge(if whole { Vec::new() } else { parse(table) }, rows);
+    std::fs::write(path(), format!("{before}{BEGIN}{}{END}{after}", render(&merged)))
         .context("cannot write docs/kernels.md")
 }
 
-/// Where the runs do not say what the file says: a sentence each. A kernel that the file does not know is none.
+/// Where the rows of a whole run do not say what the file says: a sentence each. A kernel that the file does not know is none.
 pub(super) fn differences(rows: &[Row]) -> Result<Vec<String>> {
     let text = read()?;
-    let (before, after) = around(&text)?;
-    let written = parse(&text[before.len() + BEGIN.len()..text.len() - after.len() - END.len()]);
-    Ok(compare(&written, rows))
+    let (_, table, _) = split(&text)?;
+    Ok(compare(&parse(table), rows))
 }
 
 fn path() -> PathBuf {
@@ -38,14 +38,29 @@ fn read() -> Result<String> {
     std::fs::read_to_string(path()).context("cannot read docs/kernels.md")
 }
 
-fn around(text: &str) -> Result<(&str, &str)> {
-    let before = text.split_once(BEGIN).context("docs/kernels.md has no place for the table")?.0;
-    let after = text.split_once(END).context("docs/kernels.md's table has no end")?.1;
-    ensure!(before.len() + after.len() < text.len() - BEGIN.len(), "docs/kernels.md's table ends before it begins");
-    Ok((before, after))
+/// What is before the table, the table, and what is after it.
+fn split(text: &str) -> Result<(&str, &str, &str)> {
+    let (before, rest) = text.split_once(BEGIN).context("docs/kernels.md has no place for the table")?;
+    let (table, after) = rest.split_once(END).context("docs/kernels.md's table has no end")?;
+    Ok((before, table, after))
 }
 
-fn table(rows: &[Row]) -> String {
+fn merge(mut table: Vec<Row>, rows: &[Row]) -> Vec<Row> {
+    for (kernel, rungs) in rows {
+        match table.iter_mut().find(|(name, _)| name == kernel) {
+            Some((_, known)) => known.extend(rungs.clone()),
+            None => table.push((kernel.clone(), rungs.clone())),
+        }
+    }
+    table.sort_by_cached_key(|(kernel, _)| {
+        let series = kernel.split('.').map_while(|number| number.parse::<u32>().ok()).collect::<Vec<_>>();
+        // Names of series are numbers alone; others come last.
+        (series.len() < 2, series)
+    });
+    table
+}
+
+fn render(rows: &[Row]) -> String {
     let features: BTreeSet<&String> = rows.iter().flat_map(|(_, rungs)| rungs.keys()).collect();
     let line = |cells: Vec<&str>| format!("| {} |\n", cells.join(" | "));
     let mut text = line(std::iter::once("kernel").chain(features.iter().map(|feature| feature.as_str())).collect());
@@ -98,8 +113,22 @@ mod tests {
     fn a_table_is_read_as_it_was_written() {
         let rows =
             [row("5.10", &[("tc", "clsact filter")]), row("6.12", &[("drops", "with reasons"), ("tc", "TCX link")])];
-        assert_eq!(parse(&table(&rows)), rows);
+        assert_eq!(parse(&render(&rows)), rows);
         assert_eq!(compare(&rows, &rows), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_part_of_a_run_changes_what_it_tells() {
+        let written =
+            vec![row("6.12", &[("drops", "none"), ("tc", "TCX link")]), row("7.3, here", &[("tc", "TCX link")])];
+        let merged =
+            merge(written, &[row("6.12", &[("drops", "with reasons")]), row("5.10", &[("tc", "clsact filter")])]);
+        let expected = [
+            row("5.10", &[("tc", "clsact filter")]),
+            row("6.12", &[("drops", "with reasons"), ("tc", "TCX link")]),
+            row("7.3, here", &[("tc", "TCX link")]),
+        ];
+        assert_eq!(merged, expected);
     }
 
     #[test]

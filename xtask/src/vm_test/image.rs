@@ -37,7 +37,7 @@ const FOLDERS: [&str; 13] = [
 ];
 
 /// Modules that a Node has loaded, or that the lab's topologies and rules need.
-const MODULES: [&str; 31] = [
+const MODULES: [&str; 32] = [
     "virtio_pci",
     "virtio_blk",
     "veth",
@@ -52,6 +52,8 @@ const MODULES: [&str; 31] = [
     "nf_conntrack",
     "nf_conntrack_netlink",
     "nf_nat",
+    // A module of its own to 5.17.
+    "nft_counter",
     "nft_ct",
     "nft_chain_nat",
     "nft_nat",
