@@ -138,7 +138,8 @@ impl Sources {
     fn sweep(&mut self, count: usize, table: &mut Table, now: Timestamp) -> bool {
         match self.kernel.sweep(count, &mut self.slice) {
             Ok(progress) => {
-                // The values were read before the rings: each take-over that they show is told of by now.
+                // The values were read before the rings: each take-over that they show is told of by now, and each translation of a
+                // flow that has ended already.
                 self.catch_up(table, now);
                 table.feed_slice(&self.slice, &self.kernel.clock(), now);
                 let read = self.slice.flows4.len() + self.slice.flows6.len();
