@@ -351,18 +351,19 @@ impl Table {
     /// What became of the packets that each interface's points counted, by interface index.
     pub fn interfaces(&self) -> HashMap<u32, InterfaceSums> {
         let mut sums = self.ledger.sums();
-        for slot in self.entries.numbers() {
+        for slot in self.entries.numbers().filter(|slot| !Ledger::is_settled(&self.entries[*slot])) {
             let number = self.entries[slot].connection;
             let counts = number != NONE && self.connections[number].counting == slot;
             let class = if counts { self.class(number) } else { Class::Annotated };
             self.ledger.add_entry(&self.entries[slot], class, &mut sums);
         }
-        for number in self.connections.numbers() {
+        // Only connections that lost their entry have lists, so mostly none has.
+        for number in self.connections.numbers().filter(|_| self.ledger.has_taken()) {
             if self.connections[number].has(LIVE) {
                 self.ledger.add_list(self.connections[number].portions, self.class(number), &mut sums);
             }
         }
-        sums
+        sums.into_iter().collect()
     }
 
     /// What it holds, and what befell it.

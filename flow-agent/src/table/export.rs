@@ -312,6 +312,9 @@ impl Table {
         let connection = &mut self.connections[number];
         connection.exported = connection.total;
         connection.set(EXPORTED, true);
+        if !connection.has(DETACHED) {
+            self.ledger.account(&mut self.entries[connection.counting]);
+        }
         if connection.has(OVER) {
             return self.conclude(number);
         }

@@ -170,10 +170,6 @@ impl Table {
     fn merge(&mut self, number: u32, merged: u32, tracked: u32) {
         let gone = self.connections[merged].clone();
         let slot = gone.counting;
-        if gone.has(EXPORTED) {
-            let exported = self.entries[slot].oriented(gone.exported);
-            self.ledger.account(&mut self.entries[slot], exported);
-        }
         self.orient(slot, tracked);
         self.entries[slot].connection = number;
         let connection = &mut self.connections[number];

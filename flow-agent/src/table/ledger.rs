@@ -3,11 +3,12 @@
 //! that the kernel counts.
 //!
 //! An entry's counts belong to the points that own its directions. Where an owner changes, what the one before counted
-//! is put aside as a portion; all are booked when the connection is over and it is certain what became of it.
-
-use std::collections::HashMap;
+//! is put aside as a portion. All are booked with each record that has them, or when the connection is over and it is certain what
+//! became of it.
 
 use flow_common::abi::{Count, owner};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 
 use super::InterfaceSums;
 use super::entry::{Counters, Entry};
@@ -34,13 +35,18 @@ struct Portion {
 /// The sums of what is over, and the portions of what is not.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    sums: HashMap<u32, InterfaceSums>,
+    sums: Sums,
     portions: Slab<Portion>,
+    /// Lists that were taken and are not booked yet.
+    taken: usize,
 }
+
+/// By interface index.
+type Sums = HashMap<u32, InterfaceSums, RandomState>;
 
 impl Ledger {
     pub(super) fn new() -> Self {
-        Self { sums: HashMap::new(), portions: Slab::with_capacity(0) }
+        Self { sums: Sums::default(), portions: Slab::with_capacity(0), taken: 0 }
     }
 
     /// Notes that `owner` counts this direction of `entry` from here on.
@@ -65,6 +71,7 @@ impl Ledger {
         for direction in 0..2 {
             self.put_aside(entry, direction);
         }
+        self.taken += usize::from(entry.portions != NONE);
         std::mem::replace(&mut entry.portions, NONE)
     }
 
@@ -76,6 +83,7 @@ impl Ledger {
 
     /// Books a list that was taken.
     pub(super) fn book(&mut self, mut portions: u32, class: Class) {
+        self.taken -= usize::from(portions != NONE);
         while portions != NONE {
             let Portion { owner, count, next, .. } = self.portions[portions];
             add(&mut self.sums, owner, class, count);
@@ -84,32 +92,37 @@ impl Ledger {
         }
     }
 
-    /// Books `amounts` of what `entry` counted as accounted: they went into records before the connection was joined
-    /// with another entry.
-    pub(super) fn account(&mut self, entry: &mut Entry, mut amounts: Counters) {
-        entry.portions = self.take(entry);
-        let mut at = entry.portions;
-        while at != NONE {
-            let portion = &mut self.portions[at];
-            let left = &mut amounts[portion.direction as usize * 2..][..2];
-            let part = Count { packets: portion.count.packets.min(left[0]), bytes: portion.count.bytes.min(left[1]) };
-            left[0] -= part.packets;
-            left[1] -= part.bytes;
-            portion.count.packets -= part.packets;
-            portion.count.bytes -= part.bytes;
-            let (owner, next) = (portion.owner, portion.next);
-            add(&mut self.sums, owner, Class::Accounted, part);
-            at = next;
+    /// Books what `entry` counted since the last record of its connection, which a record has now.
+    pub(super) fn account(&mut self, entry: &mut Entry) {
+        if entry.portions != NONE {
+            return self.settle(entry, Class::Accounted);
         }
+        for direction in 0..2 {
+            let count = open(entry, direction);
+            if count != Count::default() {
+                add(&mut self.sums, entry.owner[direction], Class::Accounted, count);
+            }
+        }
+        entry.booked = entry.seen;
     }
 
-    /// The sums with what `live` entries and lists hold, by interface index.
-    pub(super) fn sums(&self) -> HashMap<u32, InterfaceSums> {
+    /// Whether there are lists that were taken and are not booked yet.
+    pub(super) fn has_taken(&self) -> bool {
+        self.taken > 0
+    }
+
+    /// What is booked, by interface index.
+    pub(super) fn sums(&self) -> Sums {
         self.sums.clone()
     }
 
+    /// Whether all that `entry` counted is booked.
+    pub(super) fn is_settled(entry: &Entry) -> bool {
+        entry.portions == NONE && entry.booked == entry.seen
+    }
+
     /// Adds what `entry` holds to `sums`.
-    pub(super) fn add_entry(&self, entry: &Entry, class: Class, sums: &mut HashMap<u32, InterfaceSums>) {
+    pub(super) fn add_entry(&self, entry: &Entry, class: Class, sums: &mut Sums) {
         self.add_list(entry.portions, class, sums);
         for direction in 0..2 {
             let count = open(entry, direction);
@@ -120,7 +133,7 @@ impl Ledger {
     }
 
     /// Adds what a taken list holds to `sums`.
-    pub(super) fn add_list(&self, portions: u32, class: Class, sums: &mut HashMap<u32, InterfaceSums>) {
+    pub(super) fn add_list(&self, portions: u32, class: Class, sums: &mut Sums) {
         self.each(portions, |portion| add(sums, portion.owner, class, portion.count));
     }
 
@@ -149,7 +162,7 @@ fn open(entry: &Entry, direction: usize) -> Count {
     Count { packets: entry.seen[at] - entry.booked[at], bytes: entry.seen[at + 1] - entry.booked[at + 1] }
 }
 
-fn add(sums: &mut HashMap<u32, InterfaceSums>, owner: u32, class: Class, count: Count) {
+fn add(sums: &mut Sums, owner: u32, class: Class, count: Count) {
     let sums = sums.entry(owner::ifindex(owner)).or_default();
     let sum = match class {
         Class::Accounted => &mut sums.accounted,
