@@ -134,6 +134,8 @@ pub struct Slice {
     pub keys6: Vec<Key6>,
     /// The flows of `keys6`.
     pub flows6: Vec<Flow>,
+    /// Entries that were read: these, and those that an earlier round gave as they still are.
+    pub read: usize,
 }
 
 /// Where a sweep stands.
@@ -141,7 +143,7 @@ pub struct Slice {
 pub enum SweepProgress {
     /// There is more in this round.
     More,
-    /// Every entry that lived through the round has been given once; the next call begins another.
+    /// Every entry that lived through the round has been read once; the next call begins another.
     RoundComplete,
 }
 
@@ -294,9 +296,11 @@ impl Kernel {
         self.rings[1].used = rings::bytes(events.ended.len());
     }
 
-    /// Reads up to about `max` more entries of the flow maps.
+    /// Reads up to about `max` more entries of the flow maps. Those in which nothing was counted since the round before the last are
+    /// passed over, but for every eighth round.
     pub fn sweep(&mut self, max: usize, slice: &mut Slice) -> Result<SweepProgress, MapError> {
-        self.sweep.slice(&self.loaded.maps.flows4, &self.loaded.maps.flows6, max, slice)
+        let jiffies = self.clock().jiffies;
+        self.sweep.slice(&self.loaded.maps.flows4, &self.loaded.maps.flows6, jiffies, max, slice)
     }
 
     /// One IPv4 flow as it is now.

@@ -142,8 +142,7 @@ impl Sources {
                 // flow that has ended already.
                 self.catch_up(table, now);
                 table.feed_slice(&self.slice, &self.kernel.clock(), now);
-                let read = self.slice.flows4.len() + self.slice.flows6.len();
-                self.pace.read(read, progress == SweepProgress::RoundComplete);
+                self.pace.read(self.slice.read, progress == SweepProgress::RoundComplete);
                 true
             }
             Err(error) => {

@@ -14,6 +14,9 @@ const BATCH_LIMIT: u32 = 1 << 20;
 /// How often a batch is tried again where the kernel could not take a bucket's lock.
 const ATTEMPTS: u32 = 8;
 
+/// Every so many rounds all entries are looked at, however long ago their last packet came.
+const WHOLE_EVERY: u32 = 8;
+
 /// Where the sweep stands, and the fill it found.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
@@ -22,6 +25,9 @@ pub(super) struct Sweep {
     second: bool,
     batch: u32,
     counted: [u64; 2],
+    round: u32,
+    /// Ticks at which this round and the two before began.
+    began: [u32; 3],
     /// Entries of both maps in the last whole round.
     pub(super) fill: [u64; 2],
 }
@@ -32,16 +38,22 @@ impl Sweep {
         &mut self,
         flows4: &OwnedFd,
         flows6: &OwnedFd,
+        jiffies: u32,
         max: usize,
         slice: &mut Slice,
     ) -> Result<SweepProgress, MapError> {
         slice.clear();
-        while slice.keys4.len() + slice.keys6.len() < max {
-            let more = if self.second {
+        if self.cursor.is_none() && !self.second {
+            self.round = self.round.wrapping_add(1);
+            self.began = [jiffies, self.began[0], self.began[1]];
+        }
+        while slice.read < max {
+            let (read, more) = if self.second {
                 self.batch(flows6.as_fd(), &mut slice.keys6, &mut slice.flows6).map_err(map_error("sweep", "flows6"))?
             } else {
                 self.batch(flows4.as_fd(), &mut slice.keys4, &mut slice.flows4).map_err(map_error("sweep", "flows4"))?
             };
+            slice.read += read;
             if more {
                 continue;
             }
@@ -55,8 +67,20 @@ impl Sweep {
         Ok(SweepProgress::More)
     }
 
-    /// One system call, tried again with more room or after a busy lock.
-    fn batch<K: Plain>(&mut self, map: BorrowedFd<'_>, keys: &mut Vec<K>, flows: &mut Vec<Flow>) -> io::Result<bool> {
+    /// What was counted before this tick was given as it is by the round before the last, and by the last one: so an entry is looked at
+    /// again once it has fallen silent. None in a round that gives all.
+    fn given_before(&self) -> Option<u32> {
+        let [.., before_last] = self.began;
+        (self.round > 3 && !self.round.is_multiple_of(WHOLE_EVERY)).then_some(before_last)
+    }
+
+    /// One system call, tried again with more room or after a busy lock. Gives how many entries it read, and whether there are more.
+    fn batch<K: Plain>(
+        &mut self,
+        map: BorrowedFd<'_>,
+        keys: &mut Vec<K>,
+        flows: &mut Vec<Flow>,
+    ) -> io::Result<(usize, bool)> {
         let before = keys.len();
         let mut attempts = 0;
         self.batch = self.batch.max(BATCH);
@@ -65,8 +89,12 @@ impl Sweep {
             match syscall::lookup_batch(map, &mut cursor, self.batch, keys, flows) {
                 Ok(more) => {
                     self.cursor = cursor;
-                    self.counted[usize::from(self.second)] += (keys.len() - before) as u64;
-                    return Ok(more);
+                    let read = keys.len() - before;
+                    self.counted[usize::from(self.second)] += read as u64;
+                    if let Some(tick) = self.given_before() {
+                        keep(keys, flows, before, |flow| !is_older(flow, tick));
+                    }
+                    return Ok((read, more));
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && self.batch < BATCH_LIMIT => self.batch *= 2,
                 Err(_) if attempts < ATTEMPTS => attempts += 1,
@@ -76,12 +104,34 @@ impl Sweep {
     }
 }
 
+/// Keeps of the entries from `first` on those that are wanted, in their order.
+fn keep<K: Copy>(keys: &mut Vec<K>, flows: &mut Vec<Flow>, first: usize, wanted: impl Fn(&Flow) -> bool) {
+    let mut kept = first;
+    for at in first..keys.len() {
+        if wanted(&flows[at]) {
+            if kept < at {
+                (keys[kept], flows[kept]) = (keys[at], flows[at]);
+            }
+            kept += 1;
+        }
+    }
+    keys.truncate(kept);
+    flows.truncate(kept);
+}
+
+/// Whether all that was counted is from before this tick.
+fn is_older(flow: &Flow, tick: u32) -> bool {
+    let is_older = |direction: &Direction| direction.owner == 0 || direction.last.wrapping_sub(tick).cast_signed() < 0;
+    flow.direction.iter().all(is_older)
+}
+
 impl Slice {
     pub(super) fn clear(&mut self) {
         self.keys4.clear();
         self.flows4.clear();
         self.keys6.clear();
         self.flows6.clear();
+        self.read = 0;
     }
 }
 

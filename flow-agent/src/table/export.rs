@@ -18,7 +18,7 @@ use super::connection::{
 use super::entry::{ATTENTION, Entry};
 use super::key::is_icmp;
 use super::ledger::Class;
-use super::observe::difference;
+use super::observe::{STRAYS_NS, difference};
 use super::slab::NONE;
 use super::{Ends, Table, Update};
 
@@ -281,12 +281,12 @@ impl Table {
             return None;
         }
         if connection.has(DONE) && !connection.has(EXPORTS) {
-            self.conclude(number);
+            self.conclude(number, now_ns);
             return None;
         }
         if !self.is_exported(number, asked) {
             if is_over {
-                self.conclude(number);
+                self.conclude(number, now_ns);
             } else {
                 self.connections[number].mark_ns = now_ns;
                 self.schedule(number, now_ns + self.active_ns);
@@ -316,7 +316,7 @@ impl Table {
             self.ledger.account(&mut self.entries[connection.counting]);
         }
         if connection.has(OVER) {
-            return self.conclude(number);
+            return self.conclude(number, now_ns);
         }
         connection.mark_ns = now_ns;
         connection.set(IDLE, reason == EndReason::Idle);
@@ -364,17 +364,19 @@ impl Table {
     }
 
     /// Its last record was given, or it is not to have one: what is left are strays, and the deletion of its map
-    /// entries.
-    fn conclude(&mut self, number: u32) {
+    /// entries. Those of a flow that fell silent long ago are deleted at once: sweeps pass them over.
+    fn conclude(&mut self, number: u32, now_ns: u64) {
         let connection = &mut self.connections[number];
         connection.set(DONE, true);
         connection.exported = connection.total;
         if connection.has(DETACHED) {
             return self.release_if_done(number);
         }
-        for slot in [connection.counting, connection.other] {
-            if slot != NONE {
-                self.entries[slot].set(ATTENTION, true);
+        let is_quiet = now_ns.saturating_sub(connection.last_ns) >= STRAYS_NS;
+        for slot in [connection.counting, connection.other].into_iter().filter(|slot| *slot != NONE) {
+            self.entries[slot].set(ATTENTION, true);
+            if is_quiet {
+                self.ask_deletion(slot);
             }
         }
     }

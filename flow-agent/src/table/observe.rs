@@ -348,9 +348,8 @@ impl Table {
         let over = number == NONE || self.connections[number].has(DONE);
         if over {
             let news = number != NONE && self.connections[number].has_news();
-            if !news && !self.entries[slot].has(DELETING) && is_quiet(value, look) {
-                self.entries[slot].set(DELETING, true);
-                self.deletions.push(self.entries.key(slot));
+            if !news && is_quiet(value, look) {
+                self.ask_deletion(slot);
             }
             return;
         }
@@ -361,6 +360,14 @@ impl Table {
             self.entries[slot].set(ATTENTION, false);
         } else if self.is_due_at_sweep(number, look.now_ns) {
             self.queue(number);
+        }
+    }
+
+    /// Asks for the deletion of an entry, which the kernel keeps if packets came of late.
+    pub(super) fn ask_deletion(&mut self, slot: u32) {
+        if !self.entries[slot].has(DELETING) {
+            self.entries[slot].set(DELETING, true);
+            self.deletions.push(self.entries.key(slot));
         }
     }
 
