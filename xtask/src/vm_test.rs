@@ -22,7 +22,7 @@ mod native;
 mod programs;
 
 /// From the boot to the first run, and from the last to the end, of the slowest.
-const OVERHEAD: Duration = Duration::from_secs(60);
+const OVERHEAD: Duration = Duration::from_secs(180);
 
 /// What `vm-test` takes.
 #[derive(clap::Args)]

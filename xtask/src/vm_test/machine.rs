@@ -16,7 +16,7 @@ const MEMORY: &str = "2048";
 /// Room for the results.
 const DISK_BYTES: u64 = 256 << 20;
 /// Until its first process runs.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(180);
 /// What begins a line for us.
 const MARK: &str = "vm: ";
 

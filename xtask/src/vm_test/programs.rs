@@ -13,7 +13,7 @@ const PACKAGES: [&str; 3] = ["flow-agent", "flow-aggregator", "e2e"];
 /// The test programs of flow-agent that need no other program.
 const KERNEL: &str = "kernel_";
 /// How long one of those may take.
-const KERNEL_LIMIT: Duration = Duration::from_secs(300);
+const KERNEL_LIMIT: Duration = Duration::from_secs(600);
 
 /// A test program of the lab, and what of it runs under emulation.
 struct LabTest {
@@ -30,7 +30,7 @@ const LAB: [LabTest; 2] = [
         name: "traffic",
         // Its forty seconds are conntrack's, which no kernel has otherwise.
         arguments: &["--skip", "silent_for_40_seconds"],
-        limit: Duration::from_secs(900),
+        limit: Duration::from_secs(1_200),
     },
 ];
 
