@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 mod attach;
+pub mod btf;
 mod clock;
 mod flows;
 mod interfaces;
