@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 mod attach;
 pub mod btf;
 mod clock;
+mod conntrack;
 mod flows;
 mod interfaces;
 mod links;
@@ -21,6 +22,8 @@ mod load;
 mod rings;
 mod roles;
 mod syscall;
+
+pub use conntrack::{ConnLayout, ConntrackHooks, HooksConfig, Rung, Rungs, Standing};
 
 /// What [`Kernel::load`] needs to know.
 #[derive(Clone, Debug)]

@@ -326,8 +326,98 @@ pub const SILENCE_MS: u32 = 2_000;
 /// How long a first fragment names the flow of the later ones.
 pub const FRAGMENTS_NS: u64 = 30_000_000_000;
 
+/// Bytes of the kernel's `struct nf_conn` that a [`ConntrackEvent`] has room for, in words.
+pub const CONN_WORDS: usize = 32;
+
+/// [`ConntrackEvent::kind`]: a connection was entered into the kernel's table.
+pub const CONNTRACK_NEW: u32 = 0;
+/// [`ConntrackEvent::kind`]: the kernel forgets a connection.
+pub const CONNTRACK_END: u32 = 1;
+
+/// In [`ConntrackEvent::parts`]: `accounting` was read.
+pub const PART_ACCOUNTING: u32 = 1;
+/// In [`ConntrackEvent::parts`]: `times` was read.
+pub const PART_TIMES: u32 = 1 << 1;
+/// In [`ConntrackEvent::parts`]: `labels` was read.
+pub const PART_LABELS: u32 = 1 << 2;
+
+/// A record of the rings `conntrack_new` and `conntrack_end`: the connection as the kernel has it in memory, to be decoded by
+/// what the agent knows of the running kernel's types.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConntrackEvent {
+    /// Nanoseconds of the monotonic clock when it happened.
+    pub at_ns: u64,
+    /// The kernel's tick then.
+    pub jiffies: u64,
+    /// Where the connection is in the kernel's memory: no other has the same while it lives.
+    pub address: u64,
+    /// What the kernel's numbers of connections are made with; 0 where it cannot be read, or before the first was made.
+    pub seed: [u64; 2],
+    /// Packets and bytes of the originator, then of the responder.
+    pub accounting: [u64; 4],
+    /// Nanoseconds since 1970 when it began and when it ended.
+    pub times: [u64; 2],
+    /// Its 128 labels.
+    pub labels: [u64; 2],
+    /// [`CONNTRACK_NEW`] or [`CONNTRACK_END`].
+    pub kind: u32,
+    /// Which of the parts above were read; the others mean nothing.
+    pub parts: u32,
+    /// Number of the network namespace that tracks it.
+    pub namespace: u32,
+    /// Bytes of `conn` that were read; the others mean nothing.
+    pub length: u32,
+    /// The beginning of the `struct nf_conn`.
+    pub conn: [u64; CONN_WORDS],
+}
+
+/// The value of the per-CPU map `conntrack_counters`; by [`ConntrackEvent::kind`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConntrackCounters {
+    /// Events put on the ring.
+    pub told: [u64; 2],
+    /// Events that found it full, or no place to wait for the function's return.
+    pub lost: [u64; 2],
+}
+
+/// What the conntrack programs need to know of the running kernel: offsets in bytes. Set by the loader.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConntrackLayout {
+    /// Address of the kernel's seed for numbers of connections; 0 if it is not known.
+    pub seed: u64,
+    /// The only network namespace to tell of.
+    pub namespace: u32,
+    /// How much of a `struct nf_conn` to read, at most 8 * [`CONN_WORDS`].
+    pub conn_bytes: u32,
+    /// `sk_buff._nfct`.
+    pub skb_conntrack: u32,
+    /// `nf_conn.status`.
+    pub conn_status: u32,
+    /// `nf_conn.ct_net.net`.
+    pub conn_net: u32,
+    /// `nf_conn.ext`.
+    pub conn_extensions: u32,
+    /// `net.ns.inum`.
+    pub net_inum: u32,
+    /// `nf_ct_ext.offset`.
+    pub extension_offsets: u32,
+    /// Positions in it of accounting, times and labels; 16 or above: the kernel has none.
+    pub accounting: u32,
+    /// See `accounting`.
+    pub times: u32,
+    /// See `accounting`.
+    pub labels: u32,
+    /// 0.
+    pub spare: u32,
+}
+
 // Keys are put together from words.
 const _: () = assert!(cfg!(target_endian = "little"));
 const _: () = assert!(size_of::<Key4>() == 16 && size_of::<Key6>() == 40);
 const _: () = assert!(size_of::<Direction>() == 48 && size_of::<Flow>() == 144 && size_of::<Event>() == 192);
 const _: () = assert!(size_of::<HookCounters>() == 16 + 8 + 16 + 16 * Reason::ALL.len() + 24);
+const _: () = assert!(size_of::<ConntrackEvent>() == 120 + 8 * CONN_WORDS);
+const _: () = assert!(size_of::<ConntrackCounters>() == 32 && size_of::<ConntrackLayout>() == 56);

@@ -179,8 +179,7 @@ impl Btf {
         // From the last to the first, so that each chain runs upwards.
         for id in (1..end).rev() {
             let Some((_, of)) = self.of(id) else { continue };
-            let named =
-                matches!(of.kind(), kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 | kind::FUNCTION);
+            let named = matches!(of.kind(), kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 | kind::FUNCTION);
             let Some(name) = self.string(of.name).filter(|name| named && !name.is_empty()) else { continue };
             if let (Some(before), Some(slot)) = (first.insert(hash(name), id), next.get_mut(id as usize)) {
                 *slot = before;

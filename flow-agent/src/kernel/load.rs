@@ -98,7 +98,7 @@ pub(super) fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<
 
 /// The tick is a constant of the programs, so it is measured before they are loaded: with the object's smallest program and
 /// maps of one entry.
-fn measure_tick() -> Result<Tick, LoadError> {
+pub(super) fn measure_tick() -> Result<Tick, LoadError> {
     let mut programs = EbpfLoader::new().load(OBJECT)?;
     let clock = program(&mut programs, "clock")?;
     clock.load().map_err(|error| refused("clock", error))?;
@@ -137,7 +137,7 @@ fn ring(programs: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, Loa
 
 /// Below kernel 5.11 maps are charged against RLIMIT_MEMLOCK; above it the call changes nothing. Where it is refused, the
 /// creation of the maps tells.
-fn raise_memory_limit() {
+pub(super) fn raise_memory_limit() {
     let unlimited = rustix::process::Rlimit { current: None, maximum: None };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited);
 }

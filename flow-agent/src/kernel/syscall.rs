@@ -33,6 +33,8 @@ unsafe impl Plain for flow_common::abi::Flow {}
 unsafe impl Plain for flow_common::abi::Count {}
 // SAFETY: as above.
 unsafe impl Plain for flow_common::abi::InterfaceCounters {}
+// SAFETY: as above.
+unsafe impl Plain for flow_common::abi::ConntrackCounters {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
 // SAFETY: integers.
@@ -89,7 +91,8 @@ struct Query {
     revision: u64,
 }
 
-fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+/// One call; gives what it returned.
+pub(super) fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: every attribute type here is laid out as the kernel's, and the pointers in it are valid for what the command
     // reads and writes: that is each caller's to see to.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
@@ -239,7 +242,8 @@ pub(super) fn enable_statistics() -> io::Result<OwnedFd> {
     owned(bpf(ENABLE_STATS, &mut 0_u32)?)
 }
 
-fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+/// The file descriptor that a call returned.
+pub(super) fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just given it to us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
