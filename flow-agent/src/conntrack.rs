@@ -1,5 +1,5 @@
-//! The kernel's connection tracking over netlink: a dump of its table, its events as they happen, one connection by its
-//! tuple.
+//! The kernel's connection tracking. Over netlink: a dump of its table, its events as they happen, one connection by its
+//! tuple. And its events as programs in the kernel tell them: [`Hooks`].
 //!
 //! Takes nothing but the network namespace that it is opened in; gives [`Entry`]s as plain values. Joins them with
 //! nothing, keeps none, and never blocks for an event. What the kernel could not queue is counted and has to be
@@ -15,12 +15,17 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 
 mod attribute;
+pub mod decode;
+mod hooks;
 mod message;
+mod recent;
 mod request;
+mod siphash;
 pub mod switches;
 #[cfg(test)]
 mod tests;
 
+pub use hooks::{HookStatistics, Hooks};
 pub use request::Scope;
 
 use message::{Message, Messages};
@@ -73,6 +78,8 @@ pub struct Entry {
     pub tcp_state: Option<u8>,
     /// Packets and layer-3 bytes of the originator and of the responder, where the kernel counts them.
     pub counters: Option<[Count; 2]>,
+    /// Its 128 labels, where any is set; netlink leaves them out at the end.
+    pub labels: Option<[u64; 2]>,
     /// When it began, where the kernel notes that and the message says so (that of a new connection does not).
     pub start: Option<Timestamp>,
     /// When it ended: at its expiry, which may be long before the message.

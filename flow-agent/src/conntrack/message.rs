@@ -27,6 +27,7 @@ const CREATE: u16 = 0x400;
 
 /// What one message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and most are of the large one")]
 pub(super) enum Message {
     /// A connection; in a dump and as an answer its kind is `Update`.
     Connection(Event),
@@ -101,7 +102,7 @@ fn entry(bytes: &[u8]) -> Option<Entry> {
     let (mut original, mut reply) = (None, None);
     let (mut zone, mut id, mut status, mut mark) = (None, 0, 0, 0);
     let (mut timeout, mut tcp_state, mut start, mut stop) = (None, None, None, None);
-    let (mut sent, mut answered) = (None, None);
+    let (mut sent, mut answered, mut labels) = (None, None, None);
     for (kind, value) in Attributes(bytes) {
         match kind {
             1 => original = Some(tuple(value)?),
@@ -115,13 +116,14 @@ fn entry(bytes: &[u8]) -> Option<Entry> {
             12 => id = u32::from_be_bytes(number(value)?),
             18 => zone = Some(u16::from_be_bytes(number(value)?)),
             20 => [start, stop] = times(value),
+            22 => labels = words(value),
             _ => {}
         }
     }
     let ((original, zone_of_original), (reply, _)) = (original?, reply?);
     let zone = zone.or(zone_of_original).unwrap_or(0);
     let counters = sent.zip(answered).map(|(sent, answered)| [sent, answered]);
-    Some(Entry { original, reply, zone, id, status, mark, timeout, tcp_state, counters, start, stop })
+    Some(Entry { original, reply, zone, id, status, mark, timeout, tcp_state, counters, labels, start, stop })
 }
 
 /// A tuple, and the zone of this direction where it has one of its own.
@@ -183,6 +185,12 @@ fn count(bytes: &[u8]) -> Count {
         }
     }
     count
+}
+
+/// The kernel's own words, as they stand in its memory.
+fn words(bytes: &[u8]) -> Option<[u64; 2]> {
+    let word = |at| Some(u64::from_ne_bytes(number(bytes.get(at..)?)?));
+    Some([word(0)?, word(8)?]).filter(|labels| *labels != [0, 0])
 }
 
 fn times(bytes: &[u8]) -> [Option<Timestamp>; 2] {

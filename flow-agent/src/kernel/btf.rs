@@ -58,6 +58,9 @@ pub struct Function {
     pub of_module: bool,
 }
 
+/// Name and value (its low 32 bits) of an enumeration.
+pub type Value<'a> = (&'a [u8], u32);
+
 /// What kind of type a name is looked up as: the numbers of `enum` BTF_KIND_*.
 pub(crate) mod kind {
     pub(crate) const INT: u32 = 1;
@@ -135,14 +138,14 @@ impl Btf {
         self.values(enumeration).into_iter().find_map(|(of, value)| (of == name.as_bytes()).then_some(value))
     }
 
-    /// Names and values (their low 32 bits) of an enumeration.
-    pub fn values(&self, enumeration: &str) -> Vec<(&[u8], u32)> {
+    /// Names and values of an enumeration.
+    pub fn values(&self, enumeration: &str) -> Vec<Value<'_>> {
         let ids = self.named(enumeration, &[kind::ENUM, kind::ENUM64]);
         ids.into_iter().flat_map(|id| self.values_of(id)).collect()
     }
 
     /// Names and values of every enumeration whose name a test picks.
-    pub fn enumerations(&self, picked: impl Fn(&[u8]) -> bool) -> Vec<(&[u8], Vec<(&[u8], u32)>)> {
+    pub fn enumerations(&self, picked: impl Fn(&[u8]) -> bool) -> Vec<(&[u8], Vec<Value<'_>>)> {
         let ids = self.sections.iter().flat_map(Section::ids);
         let found = ids.filter_map(|id| {
             let (_, of) = self.of(id)?;
@@ -269,7 +272,7 @@ impl Btf {
         None
     }
 
-    fn values_of(&self, id: u32) -> Vec<(&[u8], u32)> {
+    fn values_of(&self, id: u32) -> Vec<Value<'_>> {
         let Some((section, of)) = self.of(id) else { return Vec::new() };
         let words = if of.kind() == kind::ENUM { 2 } else { 3 };
         let value = |number: usize| {

@@ -128,8 +128,6 @@ pub struct ConntrackHooks {
     maps: Option<Maps>,
     rungs: Rungs,
     layout: Option<ConnLayout>,
-    /// Length of the kernel's tick, where it could be measured.
-    tick_ns: Option<u64>,
     /// Detach when they are dropped.
     attached: Vec<Hook>,
     /// Which load of the module they are attached to.
@@ -148,7 +146,6 @@ impl ConntrackHooks {
             maps: None,
             rungs: Rungs::default(),
             layout: None,
-            tick_ns: None,
             attached: Vec::new(),
             instance: symbols::instance(),
             looked: None,
@@ -166,11 +163,6 @@ impl ConntrackHooks {
     /// By what to decode the events; none while nothing is attached.
     pub fn layout(&self) -> Option<&ConnLayout> {
         self.layout.as_ref()
-    }
-
-    /// Length of the kernel's tick, in which it counts timeouts.
-    pub fn tick_ns(&self) -> Option<u64> {
-        self.tick_ns
     }
 
     /// Appends what has come. The ends stand first, but each has its beginning in this batch or an earlier one (unless that was
@@ -221,7 +213,6 @@ impl ConntrackHooks {
         load::raise_memory_limit();
         let maps = Maps::new([self.config.new_ring_bytes, self.config.end_ring_bytes]);
         self.maps = Some(maps.map_err(|error| error.to_string())?);
-        self.tick_ns = load::measure_tick().ok().map(|tick| tick.length_ns);
         Ok(())
     }
 

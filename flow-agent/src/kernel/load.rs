@@ -98,7 +98,7 @@ pub(super) fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<
 
 /// The tick is a constant of the programs, so it is measured before they are loaded: with the object's smallest program and
 /// maps of one entry.
-pub(super) fn measure_tick() -> Result<Tick, LoadError> {
+fn measure_tick() -> Result<Tick, LoadError> {
     let mut programs = EbpfLoader::new().load(OBJECT)?;
     let clock = program(&mut programs, "clock")?;
     clock.load().map_err(|error| refused("clock", error))?;

@@ -294,6 +294,7 @@ fn tracked(original: Tuple, reply: Tuple, id: u32) -> Entry {
         timeout: Some(30),
         tcp_state: None,
         counters: None,
+        labels: None,
         start: None,
         stop: None,
     }

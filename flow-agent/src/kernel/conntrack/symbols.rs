@@ -40,7 +40,7 @@ impl Symbols {
 
     /// An address, a letter, a name, and the module in brackets where it is one's.
     fn take(&mut self, line: &[u8]) {
-        let mut words = line.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next()) else { return };
         match name {
             b"__nf_conntrack_confirm" => self.confirm = true,

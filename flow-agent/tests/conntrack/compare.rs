@@ -1,0 +1,158 @@
+//! What the hooks tell of the router's connections against what netlink tells, each connection with its own.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use flow_agent::conntrack::{Conntrack, Entry, Event, Hooks, Kind, Tuple};
+use flow_agent::kernel::{HooksConfig, Rung};
+
+use crate::lab;
+
+/// A ring that has room for what these tests do.
+pub(crate) fn config(only: Option<Rung>) -> HooksConfig {
+    HooksConfig { new_ring_bytes: 8 << 20, end_ring_bytes: 8 << 20, only }
+}
+
+/// Hooks on a rung of their own, and what they told.
+pub(crate) struct Witness {
+    pub(crate) rung: Rung,
+    pub(crate) hooks: Hooks,
+    pub(crate) events: Vec<Event>,
+    pub(crate) lost: bool,
+}
+
+/// Netlink, and hooks on every rung that the kernel takes, all at once.
+pub(crate) struct Observation {
+    netlink: Conntrack,
+    pub(crate) told: Vec<Event>,
+    pub(crate) witnesses: Vec<Witness>,
+}
+
+impl Observation {
+    pub(crate) fn begin() -> Self {
+        let witnesses = Rung::ALL.map(|rung| Witness {
+            rung,
+            hooks: Hooks::open(config(Some(rung))),
+            events: Vec::new(),
+            lost: false,
+        });
+        let standing = |witness: &Witness| {
+            let rungs = witness.hooks.rungs();
+            rungs.new.on.is_some() || rungs.end.on.is_some()
+        };
+        let witnesses = witnesses.into_iter().filter(standing).collect();
+        let netlink = Conntrack::open(false).expect("netlink");
+        Self { netlink, told: Vec::new(), witnesses }
+    }
+
+    /// Takes what has come.
+    pub(crate) fn poll(&mut self) {
+        assert!(!self.netlink.poll(&mut self.told).expect("netlink"), "netlink lost events: it is no reference");
+        for witness in &mut self.witnesses {
+            witness.lost |= witness.hooks.poll(&mut witness.events);
+        }
+    }
+
+    /// Takes it until netlink has told of so many ends.
+    pub(crate) fn until_ended(&mut self, count: usize, limit: Duration) -> bool {
+        let ended = lab::within(limit, || {
+            self.poll();
+            self.told.iter().filter(|event| event.kind == Kind::Destroy).count() >= count
+        });
+        self.poll();
+        ended
+    }
+
+    /// Takes it while other threads work.
+    pub(crate) fn during(&mut self, work: &[std::thread::JoinHandle<()>]) {
+        while work.iter().any(|thread| !thread.is_finished()) {
+            self.poll();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.poll();
+    }
+
+    /// Every connection that netlink told of, told by each witness with the same words.
+    pub(crate) fn agree(&mut self, count: usize) {
+        for kind in [Kind::New, Kind::Destroy] {
+            let of_kind: Vec<&Entry> = of(&self.told, kind).collect();
+            assert_eq!(of_kind.len(), count, "netlink, {kind:?}: {of_kind:#?}");
+        }
+        for witness in &mut self.witnesses {
+            let (name, rungs) = (witness.rung.name(), witness.hooks.rungs().clone());
+            let statistics = witness.hooks.statistics();
+            println!("{name}: {:?}, {:?}, {statistics:?}", rungs.new.on, rungs.end.on);
+            assert!(!witness.lost && statistics.lost == [0, 0] && statistics.malformed == 0, "{name}: {statistics:?}");
+            for (kind, standing) in [(Kind::New, &rungs.new), (Kind::Destroy, &rungs.end)] {
+                let events = of(&witness.events, kind).count();
+                assert_eq!(events, if standing.on.is_some() { count } else { 0 }, "{name}, {kind:?}");
+            }
+            agree(name, &self.told, &witness.events, Kind::New);
+            agree(name, &self.told, &witness.events, Kind::Destroy);
+            in_order(name, &witness.events);
+        }
+    }
+}
+
+fn of(events: &[Event], kind: Kind) -> impl Iterator<Item = &Entry> {
+    events.iter().filter(move |event| event.kind == kind).map(|event| &event.entry)
+}
+
+/// Ports are used again: those with the same tuple are told apart by the kernel's number.
+fn agree(name: &str, told: &[Event], witnessed: &[Event], kind: Kind) {
+    let key = |entry: &Entry| (entry.original, entry.zone, entry.id);
+    let known: HashMap<(Tuple, u16, u32), &Entry> = of(told, kind).map(|entry| (key(entry), entry)).collect();
+    for entry in of(witnessed, kind) {
+        let other =
+            known.get(&key(entry)).unwrap_or_else(|| panic!("{name}: {kind:?} of what netlink has not: {entry:?}"));
+        same(name, other, entry);
+    }
+}
+
+/// Whatever netlink says, the hooks say.
+fn same(name: &str, netlink: &Entry, hooks: &Entry) {
+    let context = || format!("{name}:\n{netlink:?}\n{hooks:?}");
+    assert_eq!((netlink.reply, netlink.mark), (hooks.reply, hooks.mark), "{}", context());
+    assert_eq!(netlink.status, hooks.status, "{}", context());
+    let said = |netlink: bool, same: bool| assert!(!netlink || same, "{}", context());
+    said(netlink.counters.is_some(), netlink.counters == hooks.counters);
+    said(netlink.tcp_state.is_some(), netlink.tcp_state == hooks.tcp_state);
+    said(netlink.labels.is_some(), netlink.labels == hooks.labels);
+    said(netlink.start.is_some(), netlink.start == hooks.start);
+    if let (Some(netlink), hooks) = (netlink.timeout, hooks.timeout) {
+        // The end of a second may lie between the two.
+        assert!(hooks.is_some_and(|hooks| netlink.abs_diff(hooks) <= 1), "{}", context());
+    }
+    if let (Some(netlink), Some(hooks)) = (netlink.stop, hooks.stop) {
+        // On a kprobe it is worked out a moment before the kernel does so.
+        let apart = netlink.since(hooks).max(hooks.since(netlink));
+        assert!(apart < Duration::from_millis(20) * lab::patience(), "{apart:?}: {}", context());
+    }
+    assert_eq!(netlink.stop.is_some(), hooks.stop.is_some(), "{}", context());
+}
+
+/// Each end after its beginning, where there are both.
+fn in_order(name: &str, events: &[Event]) {
+    if !events.iter().any(|event| event.kind == Kind::New) {
+        return;
+    }
+    let mut live = HashMap::new();
+    for Event { kind, entry } in events {
+        let before = if *kind == Kind::New { live.insert(entry.id, *entry) } else { live.remove(&entry.id) };
+        assert_eq!(before.is_some(), *kind == Kind::Destroy, "{name}: {kind:?} out of order: {entry:?}");
+    }
+}
+
+/// Waits until some hooks have told of something.
+pub(crate) fn wait_for(hooks: &mut Hooks, what: &str, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+    let mut events = Vec::new();
+    let mut found = None;
+    lab::until(what, || {
+        events.clear();
+        hooks.poll(&mut events);
+        hooks.refresh(Instant::now());
+        found = found.or_else(|| events.iter().copied().find(&mut wanted));
+        found.is_some()
+    });
+    found.expect("waited for")
+}

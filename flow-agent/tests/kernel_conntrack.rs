@@ -1,0 +1,353 @@
+//! The hooks on connection tracking on the running kernel: on every rung that it takes they tell of what netlink tells of; and of the
+//! rungs that it refuses, why.
+//!
+//! Needs root, nft and iproute2, and the built kernel programs. Kernels differ: what none of these tests can show on one, those of
+//! `cargo xtask vm-test` do.
+#![expect(clippy::print_stdout, reason = "on which rung the hooks stand is read from what the tests print")]
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flow_agent::conntrack::decode::{Clocks, decode};
+use flow_agent::conntrack::{Conntrack, Event, Hooks, Kind, Tuple};
+use flow_agent::kernel::{ConntrackHooks, HooksConfig, Rung, Rungs, Standing};
+use flow_common::abi::CONNTRACK_END;
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+#[path = "conntrack/compare.rs"]
+mod compare;
+#[path = "conntrack/lab.rs"]
+mod lab;
+#[path = "conntrack/traffic.rs"]
+mod traffic;
+
+use compare::{Observation, config, wait_for};
+use lab::Lab;
+
+/// One after the other: one of them unloads the module.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn words(standing: &Standing) -> String {
+    standing.refused.join("; ")
+}
+
+#[test]
+fn every_rung_stands_or_says_why_not() {
+    let _turn = turn();
+    let _lab = Lab::new();
+    let rungs = Hooks::open(config(None)).rungs().clone();
+    for (name, standing) in [("new", &rungs.new), ("end", &rungs.end)] {
+        let rung = standing.on.map_or("none".to_owned(), |(rung, function)| format!("{} {function}", rung.name()));
+        println!("feature conntrack-{name}: {rung}");
+        println!("{name}: {}", words(standing));
+        // As many reasons as better rungs.
+        let better =
+            standing.on.map_or(Rung::ALL.len(), |(rung, _)| Rung::ALL.iter().position(|of| *of == rung).unwrap());
+        assert_eq!(standing.refused.len(), better, "{}", words(standing));
+        for (sentence, rung) in standing.refused.iter().zip(Rung::ALL) {
+            assert!(sentence.starts_with(rung.name()), "{sentence}");
+        }
+    }
+    if !Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+        let kprobes = Hooks::open(config(Some(Rung::Kprobe))).rungs().clone();
+        assert!(words(&kprobes.new).contains("CONFIG_KPROBE_EVENTS"), "{}", words(&kprobes.new));
+        assert_eq!(rungs.new.on, None, "what is left needs a patchable kernel: {}", words(&rungs.new));
+        assert!(rungs.new.refused[0].contains("CAP_BPF and CAP_PERFMON"), "{}", words(&rungs.new));
+    }
+}
+
+#[test]
+fn each_connection_is_told_of_as_netlink_tells_of_it() {
+    let _turn = turn();
+    let lab = Lab::new();
+    let mut observation = Observation::begin();
+    traffic::every_kind(&lab);
+    // The kernel's collection of garbage ends what has expired, but on some it rests for minutes.
+    if !observation.until_ended(traffic::EVERY_KIND, Duration::from_secs(5)) {
+        lab::run("conntrack", "-F", "");
+        assert!(observation.until_ended(traffic::EVERY_KIND, Duration::from_secs(5)), "{:#?}", observation.told);
+    }
+    observation.agree(traffic::EVERY_KIND);
+    for witness in observation.witnesses.iter().filter(|witness| witness.hooks.rungs().end.on.is_some()) {
+        let labelled: Vec<&Event> = witness.events.iter().filter(|event| event.entry.labels.is_some()).collect();
+        assert_eq!(labelled.iter().filter(|event| event.kind == Kind::Destroy).count(), 2);
+        assert!(labelled.iter().all(|event| event.entry.labels == Some([1 << 3, 1 << 63])), "{labelled:?}");
+        assert!(witness.events.iter().any(|event| event.entry.zone == 7));
+    }
+}
+
+fn many(count: usize) {
+    let lab = Lab::new();
+    let (client, server) = (lab.client(), lab.server());
+    for addr in ["0.0.0.0:8080", "0.0.0.0:8081"] {
+        traffic::serve_tcp(server, addr);
+    }
+    let mut observation = Observation::begin();
+    let begin = Instant::now();
+    let work = ["10.96.0.10:80", "10.0.2.2:8081"].map(|addr| traffic::tcp(client, addr, count / 2));
+    observation.during(&work);
+    work.into_iter().for_each(|thread| thread.join().expect("connections"));
+    println!("{count} connections in {:?}", begin.elapsed());
+    if !observation.until_ended(count, Duration::from_secs(4)) {
+        lab::run("conntrack", "-F", "");
+        assert!(observation.until_ended(count, Duration::from_secs(10)), "{} left", lab::tracked());
+    }
+    println!("ended after {:?}", begin.elapsed());
+    observation.agree(count);
+}
+
+#[test]
+fn none_of_a_thousand_short_connections_is_missed() {
+    let _turn = turn();
+    many(1_000);
+}
+
+#[test]
+#[ignore = "takes minutes where the kernel is emulated"]
+fn none_of_ten_thousand_short_connections_is_missed() {
+    let _turn = turn();
+    many(10_000);
+}
+
+#[test]
+fn what_begins_twice_at_one_moment_is_one() {
+    const FLOWS: usize = 300;
+    let _turn = turn();
+    let lab = Lab::new();
+    let mut observation = Observation::begin();
+    traffic::clashes(lab.client(), "10.0.2.2:7", FLOWS);
+    lab::run("conntrack", "-F", "");
+    // The refusals are of the flows; neighbours are found by ICMPv6, which may be tracked.
+    observation.until_ended(FLOWS, Duration::from_secs(5));
+    let count = |events: &[Event], kind| {
+        events.iter().filter(|event| event.kind == kind && event.entry.original.dst_port == 7).count()
+    };
+    assert_eq!(count(&observation.told, Kind::Destroy), FLOWS);
+    for witness in &mut observation.witnesses {
+        let (rungs, statistics) = (witness.hooks.rungs().clone(), witness.hooks.statistics());
+        println!("{}: {statistics:?}", witness.rung.name());
+        for (kind, standing) in [(Kind::New, &rungs.new), (Kind::Destroy, &rungs.end)] {
+            let expected = if standing.on.is_some() { FLOWS } else { 0 };
+            assert_eq!(count(&witness.events, kind), expected, "{} {kind:?}", witness.rung.name());
+        }
+    }
+}
+
+#[test]
+fn what_finds_no_room_is_counted() {
+    const FLOWS: usize = 60;
+    let _turn = turn();
+    let lab = Lab::new();
+    let mut hooks = Hooks::open(HooksConfig { new_ring_bytes: 4_096, end_ring_bytes: 4_096, only: None });
+    let rungs = hooks.rungs().clone();
+    let mut events = Vec::new();
+    for _ in 0..FLOWS {
+        // Nobody listens: the refusal is an answer.
+        let flow = lab.client().inside(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a free port");
+            socket.send_to(b"x", "10.0.2.2:9").expect("a way");
+        });
+        flow.join().expect("sent");
+    }
+    lab::until("the flows are tracked", || lab::tracked() >= FLOWS as u64);
+    lab::run("conntrack", "-F", "");
+    lab::until("the flows are forgotten", || lab::tracked() == 0);
+    let lost = hooks.poll(&mut events);
+    let statistics = hooks.statistics();
+    for (kind, standing, number) in [(Kind::New, &rungs.new, 0), (Kind::Destroy, &rungs.end, 1)] {
+        let told = events.iter().filter(|event| event.kind == kind).count() as u64;
+        assert_eq!(told, statistics.told[number] - statistics.repeated[number]);
+        if standing.on.is_some() {
+            assert!(lost && told > 0 && statistics.lost[number] > 0, "{statistics:?}");
+            assert_eq!(told + statistics.lost[number], FLOWS as u64, "{kind:?}: {statistics:?}");
+        }
+    }
+    assert!(!hooks.poll(&mut events), "a loss is told of once");
+}
+
+#[test]
+fn connections_of_other_namespaces_are_not_told_of() {
+    let _turn = turn();
+    let lab = Lab::new();
+    let mut hooks = Hooks::open(config(None));
+    if hooks.rungs().new.on.is_none() {
+        return;
+    }
+    // The client tracks its own packets too.
+    lab.client().run("nft", "add table inet tracked");
+    lab.client()
+        .run("nft", "add chain inet tracked output { type filter hook output priority 0 ; ct state new accept ; }");
+    traffic::serve_tcp(lab.server(), "0.0.0.0:8080");
+    traffic::tcp(lab.client(), "10.0.2.2:8080", 3).join().expect("connections");
+    let mut events = Vec::new();
+    lab::until("the router's connections are told of", || {
+        hooks.poll(&mut events);
+        events.iter().filter(|event| event.kind == Kind::New).count() >= 3
+    });
+    hooks.poll(&mut events);
+    assert_eq!(events.iter().filter(|event| event.kind == Kind::New).count(), 3, "{events:#?}");
+}
+
+fn rungs_with(capabilities: CapabilitySet, only: Option<Rung>) -> (Rungs, bool) {
+    // Capabilities are a thread's; the namespace is this one's.
+    let namespace = fs::File::open("/proc/thread-self/ns/net").expect("a namespace");
+    let opened = std::thread::spawn(move || {
+        use std::os::fd::AsFd as _;
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).expect("root");
+        // Of those that root has here.
+        let capabilities = capabilities & rustix::thread::capabilities(None).expect("root").permitted;
+        let sets =
+            CapabilitySets { effective: capabilities, permitted: capabilities, inheritable: CapabilitySet::empty() };
+        set_capabilities(None, sets).expect("fewer are always allowed");
+        let mut hooks = Hooks::open(config(only));
+        let rungs = hooks.rungs().clone();
+        if rungs.new.on.is_none() {
+            return (rungs, false);
+        }
+        traffic::tcp_here("10.0.2.2:8080", 1);
+        let event = wait_for(&mut hooks, "a connection", |event| event.kind == Kind::New);
+        (rungs, event.entry.original.dst_port == 8080)
+    });
+    opened.join().expect("no panic")
+}
+
+#[test]
+fn fewer_capabilities_mean_other_rungs() {
+    let _turn = turn();
+    let lab = Lab::new();
+    traffic::serve_tcp(lab.server(), "0.0.0.0:8080");
+    let all = Rung::ALL.map(|rung| Hooks::open(config(Some(rung))).rungs().clone());
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    let is_paranoid = paranoid.trim().parse::<i32>().is_ok_and(|level| level > 2);
+
+    let few = CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::NET_ADMIN | CapabilitySet::SYS_RESOURCE;
+    let (rungs, told) = rungs_with(few, None);
+    println!("BPF, PERFMON, NET_ADMIN, SYS_RESOURCE: new {:?}, end {:?}", rungs.new.on, rungs.end.on);
+    println!("feature conntrack-new without SYS_ADMIN: {}", rungs.new.on.map_or("none", |(rung, _)| rung.name()));
+    println!("feature conntrack-end without SYS_ADMIN: {}", rungs.end.on.map_or("none", |(rung, _)| rung.name()));
+    let is_modular = Path::new("/sys/module/nf_conntrack/initstate").exists();
+    let [tracing, multi, kprobe] = &all;
+    if tracing.new.on.is_some() && is_modular {
+        assert!(rungs.new.refused[0].contains("CAP_SYS_ADMIN"), "{}", words(&rungs.new));
+    }
+    if multi.new.on.is_some() && is_modular {
+        assert_eq!((rungs.new.on, rungs.end.on, told), (multi.new.on, multi.end.on, true));
+    }
+    if kprobe.new.on.is_some() && is_paranoid {
+        let (only, _) = rungs_with(few, Some(Rung::Kprobe));
+        assert!(only.new.on.is_none() && words(&only.new).contains("perf_event_paranoid"), "{}", words(&only.new));
+    }
+    if tracing.end.on.is_some_and(|(_, function)| function == "nf_conntrack_destroy") {
+        assert_eq!(rungs.end.on, tracing.end.on, "the kernel's own function needs no more");
+    }
+
+    let (rungs, _) = rungs_with(few - CapabilitySet::BPF, None);
+    assert_eq!((rungs.new.on, rungs.end.on), (None, None));
+    assert!(words(&rungs.new).contains("CAP_BPF"), "{}", words(&rungs.new));
+    let (rungs, _) = rungs_with(few - CapabilitySet::PERFMON, None);
+    assert_eq!((rungs.new.on, rungs.end.on), (None, None));
+    assert!(words(&rungs.new).contains("CAP_PERFMON"), "{}", words(&rungs.new));
+}
+
+/// Unloads a module and those that use it; gives all of them, the last first.
+fn unload(module: &str, unloaded: &mut Vec<String>) {
+    let holders = fs::read_dir(format!("/sys/module/{module}/holders")).into_iter().flatten().flatten();
+    for holder in holders {
+        unload(&holder.file_name().to_string_lossy(), unloaded);
+    }
+    if Path::new(&format!("/sys/module/{module}")).exists() {
+        lab::run("rmmod", module, "");
+        unloaded.push(module.to_owned());
+    }
+}
+
+fn load(unloaded: &[String]) {
+    for module in unloaded.iter().rev() {
+        lab::run("modprobe", module, "");
+    }
+}
+
+#[test]
+fn a_module_that_is_loaded_again_is_followed() {
+    let _turn = turn();
+    if !Path::new("/sys/module/nf_conntrack/initstate").exists() {
+        // Built in: there is nothing to follow.
+        return;
+    }
+    let lab = Lab::new();
+    traffic::serve_tcp(lab.server(), "0.0.0.0:8080");
+    let mut hooks = Hooks::open(config(Some(Rung::Kprobe)));
+    let standing = hooks.rungs().clone();
+    if standing.new.on.is_none() {
+        return;
+    }
+    let connect = || traffic::tcp(lab.client(), "10.0.2.2:8080", 1).join().expect("a connection");
+    connect();
+    wait_for(&mut hooks, "the first connection", |event| event.kind == Kind::New);
+
+    lab::run("nft", "flush ruleset", "");
+    let mut unloaded = Vec::new();
+    // Other tests' namespaces, with their rules, go some time after them.
+    lab::until("no namespace has rules", || {
+        Path::new("/sys/module/nft_ct")
+            .exists()
+            .then(|| fs::read_to_string("/sys/module/nft_ct/refcnt"))
+            .is_none_or(|count| count.is_ok_and(|count| count.trim() == "0"))
+    });
+    unload("nf_conntrack", &mut unloaded);
+    lab::until("the module is missed", || hooks.refresh(Instant::now()));
+    assert!(words(&hooks.rungs().new).contains("not loaded"), "{}", words(&hooks.rungs().new));
+
+    load(&unloaded);
+    lab::track();
+    lab::until("the module is found", || hooks.refresh(Instant::now()));
+    assert_eq!((&hooks.rungs().new.on, &hooks.rungs().end.on), (&standing.new.on, &standing.end.on));
+    connect();
+    let event = wait_for(&mut hooks, "a connection after that", |event| event.kind == Kind::New);
+    lab::run("conntrack", "-F", "");
+    let end = wait_for(&mut hooks, "its end", |event| event.kind == Kind::Destroy);
+    assert_eq!(event.entry.id, end.entry.id);
+}
+
+/// Prints events as the programs wrote them, for the decoder's own tests: `-- --ignored --nocapture captures`.
+#[test]
+#[ignore = "writes what other tests read"]
+fn captures_what_the_kernel_tells() {
+    let _turn = turn();
+    let lab = Lab::new();
+    let mut netlink = Conntrack::open(false).expect("netlink");
+    let (mut events, mut told) = (Vec::new(), Vec::new());
+    // The kernel has no seed for its numbers before it gives the first.
+    traffic::serve_tcp(lab.server(), "0.0.0.0:8000");
+    traffic::tcp(lab.client(), "10.0.2.2:8000", 1).join().expect("a connection");
+    lab::run("conntrack", "-F", "");
+    let mut hooks = ConntrackHooks::open(config(None));
+    traffic::every_kind(&lab);
+    lab::run("conntrack", "-F", "");
+    lab::until("all have ended", || {
+        hooks.poll(&mut events);
+        netlink.poll(&mut told).expect("netlink");
+        events.iter().filter(|event| event.kind == CONNTRACK_END).count() >= traffic::EVERY_KIND
+    });
+    let layout = *hooks.layout().expect("attached");
+    // Its numbers are read in this order.
+    println!("layout {layout:?}");
+    let clocks = Clocks::now();
+    for raw in &events {
+        let event = decode(raw, &layout, &clocks).expect("a connection");
+        let known = told.iter().rfind(|known| known.entry.original == event.entry.original);
+        let known = known.expect("netlink tells of it");
+        let words = [raw.at_ns, raw.jiffies, raw.address].into_iter().chain(raw.seed).chain(raw.accounting);
+        let words = words.chain(raw.times).chain(raw.labels);
+        let words = words.chain([raw.kind, raw.parts, raw.namespace, raw.length].map(u64::from)).chain(raw.conn);
+        let words: Vec<String> = words.map(|word| format!("{word:x}")).collect();
+        let Tuple { protocol, dst_port, .. } = event.entry.original;
+        println!("event {:?}-{protocol}-{dst_port} {:x} {}", event.kind, known.entry.id, words.join(" "));
+    }
+}
