@@ -124,6 +124,27 @@ pub struct Event {
     pub entry: Entry,
 }
 
+/// Which events to listen to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// New connections.
+    pub new: bool,
+    /// Changes of connections that go on; a busy Node has several a connection.
+    pub update: bool,
+    /// Connections that the kernel forgets.
+    pub end: bool,
+}
+
+impl Groups {
+    /// All that begins and ends.
+    pub const NEW_AND_END: Self = Self { new: true, update: false, end: true };
+
+    /// A bit a group: NFNLGRP_CONNTRACK_NEW and its neighbours.
+    fn bits(self) -> u32 {
+        u32::from(self.new) | u32::from(self.update) << 1 | u32::from(self.end) << 2
+    }
+}
+
 /// Why connection tracking cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -171,11 +192,9 @@ pub struct Conntrack {
 }
 
 impl Conntrack {
-    /// Opens it and listens: what happens from here on comes with [`Self::poll`]. Changes of connections that go on
-    /// come only `with_updates`; a busy Node has several a connection.
-    pub fn open(with_updates: bool) -> Result<Self, Error> {
-        let groups = if with_updates { 0b111 } else { 0b101 };
-        let events = socket(SocketFlags::NONBLOCK, groups)?;
+    /// Opens it and listens: what happens from here on comes with [`Self::poll`].
+    pub fn open(groups: Groups) -> Result<Self, Error> {
+        let events = socket(SocketFlags::NONBLOCK, groups.bits())?;
         // Without the right to do so it has what the system's limit allows, and overruns earlier.
         if sockopt::set_socket_recv_buffer_size_force(&events, RECEIVE_BUFFER).is_err() {
             let _ = sockopt::set_socket_recv_buffer_size(&events, RECEIVE_BUFFER);

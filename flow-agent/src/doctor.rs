@@ -24,6 +24,8 @@ pub struct Facts {
     pub uptime_seconds: u64,
     /// The kernel's release, as `uname -r`.
     pub kernel: String,
+    /// What each feature stands on in this kernel.
+    pub features: Vec<Feature>,
     /// The kernel programs' run times.
     pub programs: Vec<Program>,
     /// Fill of the kernel's maps and rings.
@@ -51,6 +53,17 @@ pub struct Tally {
     pub packets: u64,
     /// Layer-3 bytes.
     pub bytes: u64,
+}
+
+/// What a feature that has several ways stands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feature {
+    /// Its name.
+    pub name: String,
+    /// The way it stands on; "none" if it is not there.
+    pub rung: String,
+    /// Why not on a better one: a sentence each, of the best first.
+    pub refused: Vec<String>,
 }
 
 /// Run time of a kernel program; all zero while the kernel's BPF statistics are off.
@@ -145,10 +158,16 @@ pub struct Conntrack {
     pub accounting: Option<bool>,
     /// Whether it notes times (nf_conntrack_timestamp).
     pub timestamps: Option<bool>,
-    /// Events read.
+    /// Events read over netlink.
     pub events: u64,
-    /// How often the kernel had no room for further events.
+    /// How often the kernel had no room for further events over netlink.
     pub overruns: u64,
+    /// Events that the kernel programs told: beginnings and ends.
+    pub told: [u64; 2],
+    /// Events of theirs that found the ring full; a dump made up for them.
+    pub lost: [u64; 2],
+    /// Events that told something a second time: beginnings and ends.
+    pub repeated: [u64; 2],
 }
 
 /// The way to the collector.

@@ -126,6 +126,15 @@ const METRICS: &[Metric] = &[
     counter("flow_agent_conntrack_overruns", "How often connection tracking had no room for further events", |facts| {
         one(facts.conntrack.overruns)
     }),
+    gauge("flow_agent_feature", "1 for the way that each feature stands on in this kernel", |facts| {
+        facts.features.iter().map(|it| (vec![("feature", it.name.clone()), ("rung", it.rung.clone())], 1)).collect()
+    }),
+    counter("flow_agent_conntrack_told", "Events that the kernel programs told of connections", |facts| {
+        by_event(facts.conntrack.told)
+    }),
+    counter("flow_agent_conntrack_lost", "Such events that found the ring full; a dump made up for them", |facts| {
+        by_event(facts.conntrack.lost)
+    }),
     gauge("flow_agent_export_connected", "Whether a collector is connected", |facts| {
         one(u64::from(facts.export.peer.is_some()))
     }),
@@ -164,6 +173,11 @@ fn one(value: u64) -> Vec<Sample> {
 fn by_interface(facts: &Facts, value: fn(&Interface) -> u64) -> Vec<Sample> {
     let attached = facts.interfaces.iter().filter(|interface| interface.attached.is_some());
     attached.map(|interface| (vec![("interface", interface.name.clone())], value(interface))).collect()
+}
+
+/// Of connections: beginnings and ends.
+fn by_event(counts: [u64; 2]) -> Vec<Sample> {
+    ["new", "end"].into_iter().zip(counts).map(|(event, count)| (vec![("event", event.to_owned())], count)).collect()
 }
 
 fn by_reason(facts: &Facts, value: fn(Tally) -> u64) -> Vec<Sample> {
@@ -215,7 +229,7 @@ impl Metric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{Export, Fill, Loss, Program};
+    use crate::doctor::{Export, Feature, Fill, Loss, Program};
 
     #[test]
     fn facts_appear_under_stable_names() {
@@ -231,6 +245,7 @@ mod tests {
         let facts = Facts {
             interfaces: vec![interface, Interface { name: "lo".into(), ..Interface::default() }],
             maps: vec![Fill { name: "flows4".into(), used: 3, capacity: 1_024 }],
+            features: vec![Feature { name: "tc".into(), rung: "tcx".into(), refused: Vec::new() }],
             programs: vec![Program { name: "tc_ingress".into(), runs: 10, run_ns: 400 }],
             export: Export { connects: 1, records: 5, peer: Some("[::1]:4739".into()), ..Export::default() },
             ..Facts::default()

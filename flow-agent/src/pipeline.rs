@@ -19,6 +19,7 @@ use crate::doctor::{self, Facts, Finding};
 use crate::enrich::Enricher;
 use crate::export::{self, Exporter};
 use crate::flows::{Channels, Flows};
+use crate::kernel::HooksConfig;
 use crate::sources::{Objects, Sources, Tracking};
 use crate::table::{Table, TableConfig};
 use crate::{addresses, metrics};
@@ -99,7 +100,7 @@ fn start(config: &Config, node: &str, channels: Channels) -> Result<Flows> {
     // A folder that knows this Node makes it a cluster's; another one only names addresses.
     let in_cluster = index.nodes().any(|known| &*known.name == node);
     let enricher = Enricher::new(node, in_cluster, index);
-    let mut tracking = Tracking::open();
+    let mut tracking = Tracking::open(hooks(config));
     let mut table = Table::new(
         TableConfig {
             node: node.to_owned(),
@@ -115,6 +116,12 @@ fn start(config: &Config, node: &str, channels: Channels) -> Result<Flows> {
     faults.iter().for_each(|fault| tracing::warn!("{fault}"));
     let sources = Sources::open(config, tracking, objects)?;
     Ok(Flows::new(node.to_owned(), sources, table, enricher, channels))
+}
+
+/// The ring of ends is larger: the kernel forgets connections in bursts of tens of thousands.
+fn hooks(config: &Config) -> HooksConfig {
+    let end_ring_bytes = config.ring_bytes.saturating_mul(4);
+    HooksConfig { new_ring_bytes: config.ring_bytes, end_ring_bytes, only: None }
 }
 
 /// As configured, else as the Pod was told, else the host's own.

@@ -11,9 +11,11 @@ use flow_common::time::Timestamp;
 use tokio::sync::mpsc;
 
 mod pace;
+mod tracking;
+
+pub use tracking::Tracking;
 
 use crate::config::Config;
-use crate::conntrack::{self, Conntrack, switches};
 use crate::enrich::Enricher;
 use crate::kernel::{Deleted, Events, Kernel, KernelConfig, LoadError, Slice, SweepProgress};
 use crate::table::{Key, Table};
@@ -32,17 +34,6 @@ pub struct Sources {
     slice: Slice,
     deleted: Deleted,
     faults: Vec<String>,
-}
-
-/// Connection tracking, or why there is none.
-#[derive(Debug)]
-pub struct Tracking {
-    socket: Option<Conntrack>,
-    refused: Option<String>,
-    switches: Option<switches::Switches>,
-    events: Vec<conntrack::Event>,
-    /// Events were lost; only a new dump tells what they said.
-    lost: bool,
 }
 
 /// The folder of objects and what was refused of it.
@@ -109,8 +100,8 @@ impl Sources {
     }
 
     /// Connection tracking, for facts.
-    pub fn tracking(&self) -> &Tracking {
-        &self.tracking
+    pub fn tracking(&mut self) -> &mut Tracking {
+        &mut self.tracking
     }
 
     /// The objects' folder, for facts.
@@ -169,89 +160,6 @@ impl Sources {
             Ok(()) => table.deleted(&self.deleted, &clock, now),
             Err(error) => self.faults.push(error.to_string()),
         }
-    }
-}
-
-impl Tracking {
-    /// Listens, turns the kernel's switches on where that is permitted, and reads what is there.
-    pub fn open() -> Self {
-        let mut tracking = Self { socket: None, refused: None, switches: None, events: Vec::new(), lost: true };
-        match Conntrack::open(false) {
-            Ok(socket) => {
-                let switches = switches::turn_on(Path::new(switches::FOLDER));
-                for switch in [&switches.accounting, &switches.timestamps] {
-                    if let switches::Switch::Off(sentence) = switch {
-                        tracing::warn!("{sentence}");
-                    }
-                }
-                tracking.switches = Some(switches);
-                tracking.socket = Some(socket);
-            }
-            Err(error) => {
-                tracing::warn!("translated connections are not joined: {error}");
-                tracking.refused = Some(error.to_string());
-            }
-        }
-        tracking
-    }
-
-    /// Whether connections' beginnings are noted.
-    pub fn has_timestamps(&self) -> bool {
-        self.switches.as_ref().is_some_and(|switches| switches.timestamps.is_on())
-    }
-
-    /// Whether connections' packets are counted; none without connection tracking.
-    pub fn accounting(&self) -> Option<bool> {
-        self.switches.as_ref().map(|switches| switches.accounting.is_on())
-    }
-
-    /// Whether connections' times are noted; none without connection tracking.
-    pub fn timestamps(&self) -> Option<bool> {
-        self.switches.as_ref().map(|switches| switches.timestamps.is_on())
-    }
-
-    /// Why there is none.
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
-    }
-
-    /// What was read and lost.
-    pub fn statistics(&self) -> conntrack::Statistics {
-        self.socket.as_ref().map(Conntrack::statistics).unwrap_or_default()
-    }
-
-    /// Reads the events that have come, or everything where events were lost.
-    pub fn read(&mut self, table: &mut Table, now: Timestamp, faults: &mut Vec<String>) {
-        let Some(socket) = &mut self.socket else { return };
-        self.events.clear();
-        match socket.poll(&mut self.events) {
-            Ok(lost) => self.lost |= lost,
-            Err(error) => faults.push(error.to_string()),
-        }
-        table.feed_conntrack(&self.events, now);
-        if self.lost {
-            table.begin_dump();
-            match socket.dump(|entry| table.feed_dump(entry, now)) {
-                Ok(()) => self.lost = false,
-                Err(error) => faults.push(error.to_string()),
-            }
-            table.end_dump(!self.lost, now);
-        }
-    }
-
-    fn read_some(
-        &mut self,
-        scopes: &[conntrack::Scope],
-        entries: &mut Vec<Option<conntrack::Entry>>,
-        faults: &mut Vec<String>,
-    ) {
-        let before = entries.len();
-        if let Some(socket) = &mut self.socket
-            && let Err(error) = socket.read(scopes, entries)
-        {
-            faults.push(error.to_string());
-        }
-        entries.resize(before + scopes.len(), None);
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flow_agent::conntrack::decode::{Clocks, decode};
-use flow_agent::conntrack::{Conntrack, Event, Hooks, Kind, Tuple};
+use flow_agent::conntrack::{Conntrack, Event, Groups, Hooks, Kind, Tuple};
 use flow_agent::kernel::{ConntrackHooks, HooksConfig, Rung, Rungs, Standing};
 use flow_common::abi::CONNTRACK_END;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
@@ -321,7 +321,7 @@ fn a_module_that_is_loaded_again_is_followed() {
 fn captures_what_the_kernel_tells() {
     let _turn = turn();
     let lab = Lab::new();
-    let mut netlink = Conntrack::open(false).expect("netlink");
+    let mut netlink = Conntrack::open(Groups::NEW_AND_END).expect("netlink");
     let (mut events, mut told) = (Vec::new(), Vec::new());
     // The kernel has no seed for its numbers before it gives the first.
     traffic::serve_tcp(lab.server(), "0.0.0.0:8000");

@@ -86,6 +86,11 @@ pub fn screen(diagnosis: &Diagnosis) -> String {
     let mut text = String::new();
     if let Some(facts) = &diagnosis.facts {
         text.push_str(&summary(facts));
+        for feature in &facts.features {
+            for sentence in &feature.refused {
+                let _ = writeln!(text, "{:<10} {} not better: {sentence}", "", feature.name);
+            }
+        }
         text.push('\n');
         text.push_str(&interfaces(&facts.interfaces));
         for interface in &facts.interfaces {
@@ -120,6 +125,8 @@ fn summary(facts: &Facts) -> String {
         "Flows",
         format!("{} live, {} begun, {} ended early", grouped(flows.live), grouped(flows.begun), grouped(flows.evicted)),
     ));
+    let features: Vec<String> = facts.features.iter().map(|it| format!("{} by {}", it.name, it.rung)).collect();
+    lines.push(("Features", features.join(", ")));
     lines.push(("Conntrack", conntrack(facts)));
     lines.push(("Names", objects(facts)));
     let export = &facts.export;
@@ -235,7 +242,7 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
-    use crate::doctor::{Conntrack, Export, Fill, Flows, Loss, Objects, Program, Tally, judge};
+    use crate::doctor::{Conntrack, Export, Feature, Fill, Flows, Loss, Objects, Program, Tally, judge};
 
     fn facts() -> Facts {
         let pod = Interface {
@@ -269,6 +276,14 @@ mod tests {
             kernel: "6.18.0".into(),
             programs: vec![Program { name: "tc_ingress".into(), runs: 1_000, run_ns: 45_000 }],
             maps: vec![Fill { name: "flows4".into(), used: 1_234, capacity: 262_144 }],
+            features: vec![
+                Feature { name: "tc".into(), rung: "tcx".into(), refused: Vec::new() },
+                Feature {
+                    name: "conntrack-new".into(),
+                    rung: "kprobe-multi __nf_conntrack_confirm".into(),
+                    refused: vec!["the types of the module nf_conntrack cannot be opened: CAP_SYS_ADMIN".into()],
+                },
+            ],
             interfaces: vec![pod, refused],
             flows: Flows { live: 1_234, begun: 99_999, ..Flows::default() },
             conntrack: Conntrack {

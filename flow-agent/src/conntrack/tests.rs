@@ -141,7 +141,7 @@ fn events_dump_and_reads_agree_with_the_traffic() {
     namespace();
     let switches = switches::turn_on(Path::new(switches::FOLDER));
     assert_eq!((switches.accounting, switches.timestamps), (Switch::TurnedOn, Switch::TurnedOn));
-    let mut conntrack = Conntrack::open(false).unwrap();
+    let mut conntrack = Conntrack::open(Groups::NEW_AND_END).unwrap();
     let (server, client) = (UdpSocket::bind("[::1]:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
     for _ in 0..3 {
         client.send_to(b"abc", server.local_addr().unwrap()).unwrap();
@@ -192,7 +192,7 @@ fn events_dump_and_reads_agree_with_the_traffic() {
 #[test]
 fn events_that_found_no_room_are_reported_and_the_dump_has_all() {
     namespace();
-    let mut conntrack = Conntrack::open(false).unwrap();
+    let mut conntrack = Conntrack::open(Groups::NEW_AND_END).unwrap();
     sockopt::set_socket_recv_buffer_size(&conntrack.events, 0).unwrap();
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let clients: Vec<UdpSocket> = (0..200).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();

@@ -6,7 +6,7 @@ use flow_common::abi::{Count, Reason};
 use flow_common::k8s::{Index, Kind};
 
 use crate::conntrack::switches;
-use crate::doctor::{Conntrack, Facts, Fill, Flows, Interface, Loss, Objects, Program, Tally};
+use crate::doctor::{Conntrack, Facts, Feature, Fill, Flows, Interface, Loss, Objects, Program, Tally};
 use crate::kernel::{Attachment, InterfaceReport, Role};
 use crate::sources::Sources;
 use crate::table::{InterfaceSums, Table};
@@ -16,13 +16,14 @@ pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, ind
     let sums = table.interfaces();
     let reports = sources.kernel().interfaces();
     let interface = |report: &InterfaceReport| describe(report, sums.get(&report.index).copied().unwrap_or_default());
-    let interfaces = reports.iter().map(interface).collect();
+    let interfaces: Vec<Interface> = reports.iter().map(interface).collect();
     let kernel = sources.kernel();
     let maps = kernel.maps();
     let maps = maps.iter().map(|map| Fill { name: map.name.to_owned(), used: map.used, capacity: map.capacity });
     let programs = kernel.run_statistics();
     let programs = programs.iter().map(|run| Program { name: run.program.clone(), runs: run.runs, run_ns: run.run_ns });
     let statistics = table.statistics();
+    let features = features(&interfaces, sources);
     Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: uptime.as_secs(),
@@ -37,6 +38,7 @@ pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, ind
             evicted: statistics.evicted,
         },
         conntrack: tracking(sources),
+        features,
         objects: objects(sources, index),
         faults: sources.take_faults(),
         ..Facts::default()
@@ -95,8 +97,19 @@ fn describe(report: &InterfaceReport, sums: InterfaceSums) -> Interface {
     }
 }
 
-fn tracking(sources: &Sources) -> Conntrack {
+/// What each feature stands on.
+fn features(interfaces: &[Interface], sources: &mut Sources) -> Vec<Feature> {
+    let mut rungs: Vec<&str> = interfaces.iter().filter_map(|interface| interface.attached.as_deref()).collect();
+    rungs.sort_unstable();
+    rungs.dedup();
+    let rung = if rungs.is_empty() { "none".to_owned() } else { rungs.join(" and ") };
+    let tc = Feature { name: "tc".to_owned(), rung, refused: Vec::new() };
+    std::iter::once(tc).chain(sources.tracking().features()).collect()
+}
+
+fn tracking(sources: &mut Sources) -> Conntrack {
     let tracking = sources.tracking();
+    let hooks = tracking.hook_statistics();
     let statistics = tracking.statistics();
     let (entries, capacity) = switches::fill(std::path::Path::new(switches::FOLDER)).unwrap_or_default();
     Conntrack {
@@ -107,6 +120,9 @@ fn tracking(sources: &Sources) -> Conntrack {
         timestamps: tracking.timestamps(),
         events: statistics.events,
         overruns: statistics.overruns,
+        told: hooks.told,
+        lost: hooks.lost,
+        repeated: hooks.repeated,
     }
 }
 

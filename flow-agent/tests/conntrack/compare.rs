@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use flow_agent::conntrack::{Conntrack, Entry, Event, Hooks, Kind, Tuple};
+use flow_agent::conntrack::{Conntrack, Entry, Event, Groups, Hooks, Kind, Tuple};
 use flow_agent::kernel::{HooksConfig, Rung};
 
 use crate::lab;
@@ -41,7 +41,7 @@ impl Observation {
             rungs.new.on.is_some() || rungs.end.on.is_some()
         };
         let witnesses = witnesses.into_iter().filter(standing).collect();
-        let netlink = Conntrack::open(false).expect("netlink");
+        let netlink = Conntrack::open(Groups::NEW_AND_END).expect("netlink");
         Self { netlink, told: Vec::new(), witnesses }
     }
 

@@ -1,0 +1,181 @@
+//! Connection tracking from wherever this kernel lets it be had: programs on its functions where they stand, netlink for what they do
+//! not tell, and for dumps and single connections always.
+//!
+//! Takes a tick; feeds the table events in an order in which no connection ends before it began. Knows of no packet.
+
+use std::path::Path;
+use std::time::Instant;
+
+use flow_common::time::Timestamp;
+
+use crate::conntrack::{self, Conntrack, Event, Groups, HookStatistics, Hooks, switches};
+use crate::doctor::Feature;
+use crate::kernel::{HooksConfig, Standing};
+use crate::table::Table;
+
+/// Where the two kinds of event come from.
+const NETLINK: &str = "netlink";
+/// They come from nowhere.
+const NONE: &str = "none";
+
+/// Connection tracking, or why there is none.
+pub struct Tracking {
+    hooks: Hooks,
+    netlink: Option<Conntrack>,
+    refused: Option<String>,
+    switches: Option<switches::Switches>,
+    events: Vec<Event>,
+    later: Vec<Event>,
+    /// Events were lost; only a new dump tells what they said.
+    lost: bool,
+}
+
+impl Tracking {
+    /// Attaches what the kernel takes, listens to the rest, and turns the kernel's switches on where that is permitted.
+    pub fn open(config: HooksConfig) -> Self {
+        let hooks = Hooks::open(config);
+        let mut tracking = Self {
+            hooks,
+            netlink: None,
+            refused: None,
+            switches: None,
+            events: Vec::new(),
+            later: Vec::new(),
+            lost: true,
+        };
+        tracking.listen();
+        if tracking.netlink.is_some() {
+            let switches = switches::turn_on(Path::new(switches::FOLDER));
+            for switch in [&switches.accounting, &switches.timestamps] {
+                if let switches::Switch::Off(sentence) = switch {
+                    tracing::warn!("{sentence}");
+                }
+            }
+            tracking.switches = Some(switches);
+        }
+        tracking
+    }
+
+    /// Whether connections' beginnings are noted.
+    pub fn has_timestamps(&self) -> bool {
+        self.switches.as_ref().is_some_and(|switches| switches.timestamps.is_on())
+    }
+
+    /// Whether connections' packets are counted; none without connection tracking.
+    pub fn accounting(&self) -> Option<bool> {
+        self.switches.as_ref().map(|switches| switches.accounting.is_on())
+    }
+
+    /// Whether connections' times are noted; none without connection tracking.
+    pub fn timestamps(&self) -> Option<bool> {
+        self.switches.as_ref().map(|switches| switches.timestamps.is_on())
+    }
+
+    /// Why there is none over netlink.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    /// What was read and lost over netlink.
+    pub fn statistics(&self) -> conntrack::Statistics {
+        self.netlink.as_ref().map(Conntrack::statistics).unwrap_or_default()
+    }
+
+    /// What the programs told and lost.
+    pub fn hook_statistics(&mut self) -> HookStatistics {
+        self.hooks.statistics()
+    }
+
+    /// Where beginnings and ends come from.
+    pub fn features(&self) -> [Feature; 2] {
+        let rungs = self.hooks.rungs();
+        [("conntrack-new", &rungs.new), ("conntrack-end", &rungs.end)].map(|(name, standing)| Feature {
+            name: name.to_owned(),
+            rung: match standing.on {
+                Some((rung, function)) => format!("{} {function}", rung.name()),
+                None if self.netlink.is_some() => NETLINK.to_owned(),
+                None => NONE.to_owned(),
+            },
+            refused: standing.refused.clone(),
+        })
+    }
+
+    /// Reads the events that have come, or everything where events were lost.
+    pub fn read(&mut self, table: &mut Table, now: Timestamp, faults: &mut Vec<String>) {
+        if self.hooks.refresh(Instant::now()) {
+            self.listen();
+            self.lost = true;
+        }
+        self.poll(faults);
+        table.feed_conntrack(&self.events, now);
+        table.feed_conntrack(&self.later, now);
+        let Some(netlink) = self.netlink.as_mut().filter(|_| self.lost) else { return };
+        table.begin_dump();
+        match netlink.dump(|entry| table.feed_dump(entry, now)) {
+            Ok(()) => self.lost = false,
+            Err(error) => faults.push(error.to_string()),
+        }
+        table.end_dump(!self.lost, now);
+    }
+
+    /// Single connections as they are now.
+    pub(super) fn read_some(
+        &mut self,
+        scopes: &[conntrack::Scope],
+        entries: &mut Vec<Option<conntrack::Entry>>,
+        faults: &mut Vec<String>,
+    ) {
+        let before = entries.len();
+        if let Some(netlink) = &mut self.netlink
+            && let Err(error) = netlink.read(scopes, entries)
+        {
+            faults.push(error.to_string());
+        }
+        entries.resize(before + scopes.len(), None);
+    }
+
+    /// Whoever tells of the ends is asked first and fed last: each end then finds its beginning.
+    fn poll(&mut self, faults: &mut Vec<String>) {
+        self.events.clear();
+        self.later.clear();
+        let Self { hooks, netlink, events, later, lost, .. } = self;
+        let mut from_netlink = |events: &mut Vec<Event>| match netlink.as_mut().map(|netlink| netlink.poll(events)) {
+            Some(Ok(overrun)) => overrun,
+            Some(Err(error)) => {
+                faults.push(error.to_string());
+                false
+            }
+            None => false,
+        };
+        let hooks_tell_ends = hooks.rungs().end.on.is_some();
+        let (first, second) = if hooks_tell_ends {
+            (hooks.poll(later), from_netlink(events))
+        } else {
+            (from_netlink(later), hooks.poll(events))
+        };
+        *lost |= first || second;
+    }
+
+    /// Listens to what the hooks do not tell.
+    fn listen(&mut self) {
+        let rungs = self.hooks.rungs();
+        for (events, standing) in [("beginnings", &rungs.new), ("ends", &rungs.end)] {
+            tell(events, standing);
+        }
+        let groups = Groups { new: rungs.new.on.is_none(), update: false, end: rungs.end.on.is_none() };
+        match Conntrack::open(groups) {
+            Ok(netlink) => (self.netlink, self.refused) = (Some(netlink), None),
+            Err(error) => {
+                tracing::warn!("translated connections are not joined: {error}");
+                self.refused = Some(error.to_string());
+            }
+        }
+    }
+}
+
+fn tell(events: &str, standing: &Standing) {
+    match &standing.on {
+        Some((rung, function)) => tracing::info!("connections' {events} come from {function} by {}", rung.name()),
+        None => tracing::info!("connections' {events} come over netlink: {}", standing.refused.join("; ")),
+    }
+}
