@@ -7,7 +7,7 @@ use std::path::Path;
 use std::{env, fs, io};
 
 /// The programs, and what the benchmark compares them with.
-const OBJECTS: [&str; 3] = ["flow-ebpf.o", "conntrack.o", "textbook.o"];
+const OBJECTS: [&str; 4] = ["flow-ebpf.o", "conntrack.o", "drop.o", "textbook.o"];
 
 fn main() -> io::Result<()> {
     let variable = |name| env::var(name).map_err(io::Error::other);

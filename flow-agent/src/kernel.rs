@@ -15,6 +15,7 @@ mod attach;
 pub mod btf;
 mod clock;
 mod conntrack;
+pub mod drops;
 mod flows;
 mod interfaces;
 mod links;

@@ -3,6 +3,8 @@
 //! Plain `#[repr(C)]` data without padding and without imports, so that both sides see the same bytes. The kernel
 //! only ever adds to counters; user space never writes a value back. Nothing here parses, counts or formats.
 
+pub mod drop;
+
 /// Ends, ports and protocol of an IPv4 flow, the ends sorted so that both directions have one key.
 ///
 /// The ends are ordered by (address, port) as loaded, which is an order of its own and not the numerical one.

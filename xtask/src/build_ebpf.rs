@@ -12,7 +12,7 @@ use std::path::Path;
 
 const TARGET: &str = "bpfel-unknown-none";
 /// The binaries of flow-ebpf.
-const OBJECTS: [&str; 3] = ["flow-ebpf", "conntrack", "textbook"];
+const OBJECTS: [&str; 4] = ["flow-ebpf", "conntrack", "drop", "textbook"];
 
 /// What `build-ebpf` takes.
 #[derive(clap::Args)]

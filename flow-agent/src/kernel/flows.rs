@@ -160,7 +160,7 @@ pub(super) fn delete<K: Plain>(
 }
 
 /// Removes an entry and gives its last counters where the kernel can do both at once (5.14).
-fn take<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<Flow>> {
+pub(super) fn take<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     /// The kernel's own number for "not supported", which libc does not have.
     const ENOTSUPP: i32 = 524;
     match syscall::take(map, key) {

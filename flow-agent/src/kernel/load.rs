@@ -121,7 +121,7 @@ impl Maps {
     }
 }
 
-fn take(programs: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+pub(super) fn take(programs: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
     match programs.take_map(name) {
         Some(Map::HashMap(map) | Map::Array(map) | Map::PerCpuArray(map)) => {
             map.fd().as_fd().try_clone_to_owned().map_err(|error| LoadError::Map { name: name.to_owned(), error })
@@ -130,7 +130,7 @@ fn take(programs: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
     }
 }
 
-fn ring(programs: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
+pub(super) fn ring(programs: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
     let map = programs.take_map(name).ok_or(LoadError::Incomplete { name })?;
     RingBuf::try_from(map).map_err(LoadError::from)
 }
@@ -154,7 +154,7 @@ fn refused(name: &'static str, error: ProgramError) -> LoadError {
 }
 
 /// The verifier's reason is at the end of its words.
-fn last_lines(log: &str) -> String {
+pub(super) fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     lines.get(lines.len().saturating_sub(6)..).unwrap_or_default().join("\n")
 }

@@ -11,6 +11,7 @@ const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
@@ -89,6 +90,22 @@ struct Query {
     links: u64,
     link_flags: u64,
     revision: u64,
+}
+
+/// `bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct Information {
+    object: RawFd,
+    length: u32,
+    information: u64,
+}
+
+/// `struct bpf_prog_info` up to `recursion_misses`; nothing before that is read.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInformation {
+    before: [u64; 26],
+    missed: u64,
 }
 
 /// One call; gives what it returned.
@@ -235,6 +252,18 @@ pub(super) fn tcx_head(ifindex: u32, hook: TcxHook) -> io::Result<Option<u32>> {
     };
     bpf(PROG_QUERY, &mut attributes)?;
     Ok((attributes.count > 0).then_some(programs[0]))
+}
+
+/// Runs of a program that the kernel left out because it ran on that CPU already; 0 where the kernel does not count them.
+pub(super) fn missed_runs(program: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut information = ProgramInformation::default();
+    let mut attributes = Information {
+        object: program.as_raw_fd(),
+        length: size_of::<ProgramInformation>() as u32,
+        information: &raw mut information as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(information.missed)
 }
 
 /// Turns the kernel's run-time statistics on for as long as the result lives.
