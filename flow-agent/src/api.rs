@@ -1,4 +1,4 @@
-//! The unix socket behind `flow-agent flows`, `top` and `doctor`: a line of JSON asks, lines of JSON answer.
+//! The unix socket behind `flow-agent flows`, `top`, `drops` and `doctor`: a line of JSON asks, lines of JSON answer.
 //!
 //! Takes connections of root alone; gives live flows and records from the flows task, and the facts. A slow client loses records
 //! (and is told how many), never holds up the flows task.
@@ -21,7 +21,7 @@ mod protocol;
 mod ranking;
 mod row;
 
-pub use protocol::{Form, Ranked, Reply, Request, Top};
+pub use protocol::{DeniedFlow, DropsReply, Form, Ranked, Reply, Request, Top};
 pub use row::{End, Row};
 
 use crate::doctor::Facts;
@@ -50,6 +50,8 @@ pub enum Question {
     Live(mpsc::Sender<Vec<Record>>),
     /// The facts as they are now.
     Facts(oneshot::Sender<Arc<Facts>>),
+    /// What the kernel dropped, and the flows that did not come through.
+    Drops(oneshot::Sender<DropsReply>),
     /// Every record from now on, as it goes to export.
     Follow(Follower),
 }
@@ -182,6 +184,11 @@ async fn answer(request: Request, desk: Desk, client: &mut Client) -> io::Result
             ask(&desk, Question::Facts(answer)).await?;
             let facts = facts.await.map_err(|_| ending())?;
             client.say(&Reply::Doctor(Box::new(facts.as_ref().clone()))).await
+        }
+        Request::Drops => {
+            let (answer, drops) = oneshot::channel();
+            ask(&desk, Question::Drops(answer)).await?;
+            client.say(&Reply::Drops(Box::new(drops.await.map_err(|_| ending())?))).await
         }
         Request::Flows { follow: false, form, .. } => live(&desk, &filter, form, client).await,
         Request::Flows { follow: true, form, .. } => follow(&desk, &filter, form, client).await,

@@ -1,4 +1,4 @@
-//! The command line: `run`, `flows`, `top`, `doctor`, `config`.
+//! The command line: `run`, `flows`, `top`, `drops`, `doctor`, `config`.
 //!
 //! Takes arguments; starts the agent, or asks the one that runs over its socket and prints what it says. Decides nothing about flows.
 
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod client;
 pub mod doctor;
+pub mod drops;
 pub mod flows;
 mod sugar;
 pub mod text;
@@ -34,6 +35,8 @@ enum Command {
     Flows(flows::Options),
     /// Show the flows with the most traffic.
     Top(top::Options),
+    /// Show what the kernel dropped and why, and the flows that did not come through.
+    Drops(drops::Options),
     /// Say whether the numbers can be believed, and what to do where they cannot.
     Doctor(doctor::Options),
     /// Check or print the configuration.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Run(file) => run(&file),
         Command::Flows(options) => flows::run(&options),
         Command::Top(options) => top::run(&options),
+        Command::Drops(options) => drops::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Config(ConfigCommand::Check(file)) => check(&file),
         Command::Config(ConfigCommand::Print(file)) => print(&file),

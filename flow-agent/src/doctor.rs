@@ -38,6 +38,8 @@ pub struct Facts {
     pub flows: Flows,
     /// The kernel's connection tracking.
     pub conntrack: Conntrack,
+    /// What the kernel dropped.
+    pub drops: Drops,
     /// The way to the collector.
     pub export: Export,
     /// Where names come from.
@@ -168,6 +170,42 @@ pub struct Conntrack {
     pub lost: [u64; 2],
     /// Events that told something a second time: beginnings and ends.
     pub repeated: [u64; 2],
+}
+
+/// What the kernel dropped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drops {
+    /// In which form the programs run; none if they do not.
+    pub rung: Option<String>,
+    /// Why they run in no better form, or not at all.
+    pub refused: Vec<String>,
+    /// Why they do not run, if they do not.
+    pub failure: Option<String>,
+    /// Drops by reason, interface and place since the agent began.
+    pub sites: Vec<DropSite>,
+    /// Connections in the table that did not come through: dropped, rejected or failed.
+    pub denied: u64,
+    /// Drops that are in no site of `sites`: no room, or left out by the kernel in the middle of another.
+    pub unplaced: [u64; 2],
+    /// Drops that say why a flow failed, but whose flow is not known: no room, a later fragment, headers that cannot be read.
+    pub unnamed: [u64; 3],
+    /// Dropped packets of flows that no tc program saw.
+    pub unmatched: u64,
+}
+
+/// Drops of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropSite {
+    /// The kernel's reason.
+    pub reason: String,
+    /// "rule" if a rule says so, "failure" if the packet did not arrive for another reason, else empty.
+    pub class: String,
+    /// The interface; "gone" of one that is no more, empty of none.
+    pub interface: String,
+    /// The kernel's function, or its address.
+    pub location: String,
+    /// How much.
+    pub tally: Tally,
 }
 
 /// The way to the collector.

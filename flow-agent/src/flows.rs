@@ -15,11 +15,11 @@ use tokio::time::{MissedTickBehavior, timeout};
 mod facts;
 
 use crate::addresses::Address;
-use crate::api::{Follower, Question};
+use crate::api::{DeniedFlow, DropsReply, Follower, Question, Row};
 use crate::doctor::{Export, Facts};
 use crate::enrich::{Enricher, Record};
 use crate::sources::Sources;
-use crate::table::{Table, Update};
+use crate::table::{Denied, Table, Update};
 
 /// How often rings, connection tracking and sweep are looked after.
 const TICK: Duration = Duration::from_millis(100);
@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Live flows shown to a client of the API in a tick.
 const SHOWN: usize = 8_192;
+
+/// Flows that did not come through, shown to a client of the API.
+const DENIED: usize = 1_000;
 
 /// What the task talks to.
 #[derive(Debug)]
@@ -180,9 +183,26 @@ impl Flows {
         match question {
             Question::Follow(follower) => self.followers.push(follower),
             Question::Live(batches) => self.shows.push(Show { batches, next: 0 }),
+            Question::Drops(answer) => drop(answer.send(self.drops())),
             // Whoever asked may be gone.
             Question::Facts(answer) => drop(answer.send(self.tell(now()))),
         }
+    }
+
+    /// What the kernel dropped, and the flows that did not come through.
+    fn drops(&mut self) -> DropsReply {
+        // Where the symbols cannot be read, places are addresses.
+        let _ = self.sources.drops().name_places();
+        let drops = self.tell(now()).drops.clone();
+        let mut denied: Vec<Denied> = self.table.denied().collect();
+        denied.sort_by_key(|denied| std::cmp::Reverse(denied.update.extended.end_milliseconds));
+        denied.truncate(DENIED);
+        let flows = denied.iter().map(|Denied { update, site }| {
+            let [reason, interface, location] = site.map(|site| self.sources.drops().name(&site)).unwrap_or_default();
+            let row = Row::of(&self.enricher.record(update).owned());
+            DeniedFlow { row, dropped: update.extended.dropped_packets, reason, interface, location }
+        });
+        DropsReply { flows: flows.collect(), drops }
     }
 
     /// The next live flows for those who asked, at the pace at which they take them.

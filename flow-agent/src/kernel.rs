@@ -180,6 +180,11 @@ impl Clock {
         Self { jiffies, jiffy_ns, monotonic_ns, wall_ns }
     }
 
+    /// Now, on the monotonic clock, to a tick.
+    pub fn monotonic_ns(&self) -> u64 {
+        self.monotonic_ns
+    }
+
     /// Of a [`flow_common::abi::Direction::last`]: the tick's beginning.
     pub fn jiffies_to_wall_ns(&self, jiffies: u32) -> u64 {
         let since = i64::from(jiffies.wrapping_sub(self.jiffies).cast_signed()) * self.jiffy_ns.cast_signed();

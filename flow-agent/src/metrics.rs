@@ -3,6 +3,7 @@
 //! Takes the facts as the stages publish them, gives a registry for the admin port. Counts nothing itself, so that metrics,
 //! `doctor` and accounting records cannot disagree.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -44,6 +45,28 @@ const METRICS: &[Metric] = &[
     }),
     gauge("antrea_agent_conntrack_antrea_connection_count", "Tracked connections in the agent's table", |facts| {
         one(facts.flows.tracked)
+    }),
+    gauge(
+        "antrea_agent_denied_connection_count",
+        "Connections in the agent's table that did not come through",
+        |facts| one(facts.drops.denied),
+    ),
+    counter("flow_agent_dropped_packets", "Packets that the kernel dropped, by its reason", |facts| {
+        by_drop(facts, |tally| tally.packets)
+    }),
+    counter("flow_agent_dropped_bytes", "Layer-3 bytes that the kernel dropped, by its reason", |facts| {
+        by_drop(facts, |tally| tally.bytes)
+    }),
+    counter("flow_agent_drops_uncounted", "Drops that are in no reason's count", |facts| {
+        labelled("cause", ["no_room", "nested"], facts.drops.unplaced)
+    }),
+    counter("flow_agent_drops_unnamed", "Drops of flows that are not known", |facts| {
+        let [no_room, fragment, unreadable] = facts.drops.unnamed;
+        labelled(
+            "cause",
+            ["no_room", "fragment", "unreadable", "unseen"],
+            [no_room, fragment, unreadable, facts.drops.unmatched],
+        )
     }),
     gauge("antrea_agent_conntrack_max_connection_count", "Connections the Node can track", |facts| {
         one(facts.conntrack.capacity)
@@ -130,10 +153,10 @@ const METRICS: &[Metric] = &[
         facts.features.iter().map(|it| (vec![("feature", it.name.clone()), ("rung", it.rung.clone())], 1)).collect()
     }),
     counter("flow_agent_conntrack_told", "Events that the kernel programs told of connections", |facts| {
-        by_event(facts.conntrack.told)
+        labelled("event", ["new", "end"], facts.conntrack.told)
     }),
     counter("flow_agent_conntrack_lost", "Such events that found the ring full; a dump made up for them", |facts| {
-        by_event(facts.conntrack.lost)
+        labelled("event", ["new", "end"], facts.conntrack.lost)
     }),
     gauge("flow_agent_export_connected", "Whether a collector is connected", |facts| {
         one(u64::from(facts.export.peer.is_some()))
@@ -175,9 +198,19 @@ fn by_interface(facts: &Facts, value: fn(&Interface) -> u64) -> Vec<Sample> {
     attached.map(|interface| (vec![("interface", interface.name.clone())], value(interface))).collect()
 }
 
-/// Of connections: beginnings and ends.
-fn by_event(counts: [u64; 2]) -> Vec<Sample> {
-    ["new", "end"].into_iter().zip(counts).map(|(event, count)| (vec![("event", event.to_owned())], count)).collect()
+fn labelled<const N: usize>(label: &'static str, names: [&str; N], values: [u64; N]) -> Vec<Sample> {
+    names.iter().zip(values).map(|(name, value)| (vec![(label, (*name).to_owned())], value)).collect()
+}
+
+/// By reason and interface; places are many and for people.
+fn by_drop(facts: &Facts, value: fn(Tally) -> u64) -> Vec<Sample> {
+    let mut sums: BTreeMap<(&str, &str), Tally> = BTreeMap::new();
+    for site in &facts.drops.sites {
+        sums.entry((&site.reason, &site.interface)).or_default().add(site.tally);
+    }
+    let labels =
+        |(reason, interface): (&str, &str)| vec![("reason", reason.to_owned()), ("interface", interface.to_owned())];
+    sums.into_iter().map(|(key, tally)| (labels(key), value(tally))).collect()
 }
 
 fn by_reason(facts: &Facts, value: fn(Tally) -> u64) -> Vec<Sample> {
@@ -229,7 +262,7 @@ impl Metric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{Export, Feature, Fill, Loss, Program};
+    use crate::doctor::{DropSite, Drops, Export, Feature, Fill, Loss, Program};
 
     #[test]
     fn facts_appear_under_stable_names() {
@@ -246,6 +279,22 @@ mod tests {
             interfaces: vec![interface, Interface { name: "lo".into(), ..Interface::default() }],
             maps: vec![Fill { name: "flows4".into(), used: 3, capacity: 1_024 }],
             features: vec![Feature { name: "tc".into(), rung: "tcx".into(), refused: Vec::new() }],
+            drops: Drops {
+                sites: ["nf_hook_slow", "nft_do_chain"]
+                    .map(|location| DropSite {
+                        reason: "NETFILTER_DROP".into(),
+                        class: "rule".into(),
+                        interface: "eth0".into(),
+                        location: location.into(),
+                        tally,
+                    })
+                    .into(),
+                denied: 7,
+                unplaced: [1, 2],
+                unnamed: [3, 4, 5],
+                unmatched: 6,
+                ..Drops::default()
+            },
             programs: vec![Program { name: "tc_ingress".into(), runs: 10, run_ns: 400 }],
             export: Export { connects: 1, records: 5, peer: Some("[::1]:4739".into()), ..Export::default() },
             ..Facts::default()

@@ -17,6 +17,7 @@ pub use tracking::Tracking;
 
 use crate::config::Config;
 use crate::enrich::Enricher;
+use crate::kernel::drops::{Drops, DropsConfig, FlowDrops};
 use crate::kernel::{Deleted, Events, Kernel, KernelConfig, LoadError, Slice, SweepProgress};
 use crate::table::{Key, Table};
 use pace::Pace;
@@ -24,13 +25,19 @@ use pace::Pace;
 /// Looks at the folder of objects that wait to be taken in.
 const LOOKS: usize = 4;
 
+/// Flows with drops that are kept apart at one time, and bytes of the ring that tells of new ones.
+const DROPPED_FLOWS: u32 = 16_384;
+const DROP_RING_BYTES: u32 = 1 << 18;
+
 /// Everything that is read, and the buffers it is read into.
 pub struct Sources {
     kernel: Kernel,
+    drops: Drops,
     tracking: Tracking,
     objects: Objects,
     pace: Pace,
     events: Events,
+    dropped: Vec<FlowDrops>,
     slice: Slice,
     deleted: Deleted,
     faults: Vec<String>,
@@ -55,12 +62,25 @@ impl Sources {
             uplinks: config.uplinks.clone(),
             attachment: None,
         })?;
+        let drops = Drops::open(&DropsConfig {
+            max_flows: DROPPED_FLOWS.min(config.max_flows),
+            ring_bytes: DROP_RING_BYTES.min(config.ring_bytes),
+        });
+        let report = drops.report();
+        match (report.rung, &report.failure) {
+            (Some(rung), _) => tracing::info!("drops are told of by the kernel's {rung}"),
+            (None, failure) => {
+                tracing::warn!("drops are not told of: {}", failure.as_deref().unwrap_or_default());
+            }
+        }
         Ok(Self {
             kernel,
+            drops,
             tracking,
             objects,
             pace: Pace::new(config.active_timeout),
             events: Events::default(),
+            dropped: Vec::new(),
             slice: Slice::default(),
             deleted: Deleted::default(),
             faults: Vec::new(),
@@ -99,6 +119,11 @@ impl Sources {
         &mut self.kernel
     }
 
+    /// The drop programs, for facts.
+    pub fn drops(&mut self) -> &mut Drops {
+        &mut self.drops
+    }
+
     /// Connection tracking, for facts.
     pub fn tracking(&mut self) -> &mut Tracking {
         &mut self.tracking
@@ -123,6 +148,12 @@ impl Sources {
         let clock = self.kernel.clock();
         table.feed_events(&self.events.started, &clock, now);
         table.feed_events(&self.events.ended, &clock, now);
+        self.dropped.clear();
+        // After the events: what answers a packet is sent before the packet is dropped.
+        if let Err(error) = self.drops.poll(clock.monotonic_ns(), &mut self.dropped) {
+            self.faults.push(error.to_string());
+        }
+        table.feed_drops(&self.dropped, &clock, now);
     }
 
     /// Reads up to `count` entries. False if that failed.

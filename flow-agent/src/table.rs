@@ -6,7 +6,7 @@
 //! does no I/O and reads no clock.
 //!
 //! Order within a tick: [`Table::feed_conntrack`], then [`Table::feed_events`] and [`Table::feed_slice`], then
-//! [`Table::adopt`], then [`Table::due`] until it has no more, then deletions: [`Table::deletions`] to the kernel, its
+//! [`Table::feed_drops`] and [`Table::adopt`], then [`Table::due`] until it has no more, then deletions: [`Table::deletions`] to the kernel, its
 //! answer to [`Table::deleted`].
 
 use std::collections::{HashMap, VecDeque};
@@ -19,10 +19,12 @@ use flow_common::record::{EndReason, Extended, Head, TcpState};
 use flow_common::time::Timestamp;
 
 use crate::conntrack;
+use crate::kernel::drops::FlowDrops;
 use crate::kernel::{Clock, Deleted, Slice};
 
 mod adopt;
 mod connection;
+mod denied;
 mod entry;
 mod export;
 mod identity;
@@ -36,9 +38,11 @@ mod slab;
 mod tests;
 mod tracked;
 
+pub use denied::Denied;
 pub use key::Key;
 
 use connection::{Connection, DETACHED, DONE, LIVE, OVER, Reason, WANTS_START, WANTS_TOTALS};
+use denied::Denials;
 use entry::{DELETING, Entries};
 use export::Asked;
 use ledger::{Class, Ledger};
@@ -146,6 +150,8 @@ pub struct Statistics {
     pub adopted: u64,
     /// Flows that were there before the agent, and whose earlier packets could not be had.
     pub not_adopted: u64,
+    /// Dropped packets of flows that no tc program saw.
+    pub drops_unmatched: u64,
 }
 
 /// Keys of map entries whose flows are over.
@@ -178,6 +184,7 @@ pub struct Table {
     tracker: Tracker,
     /// Tracked connections that were over before a packet of theirs was told of, the first to be let go in front.
     departed: VecDeque<Departed>,
+    denials: Denials,
     ledger: Ledger,
     timers: Expiry,
     /// Slots whose deadline has come; kept for its memory.
@@ -209,6 +216,7 @@ impl Table {
             connections: Slab::with_capacity(room),
             tracker: Tracker::new(room * 2),
             departed: VecDeque::new(),
+            denials: Denials::default(),
             ledger: Ledger::new(),
             timers: Expiry::new(now.seconds(), HORIZON_SECONDS),
             fired: Vec::new(),
@@ -261,6 +269,11 @@ impl Table {
         self.observe_slice(slice, &Look { clock, now_ns: now.nanos(), sweeping: true });
     }
 
+    /// Takes in what was dropped of which flow; after the events and slices of the same tick, which tell of the flows.
+    pub fn feed_drops(&mut self, drops: &[FlowDrops], clock: &Clock, now: Timestamp) {
+        self.observe_drops(drops, &Look { clock, now_ns: now.nanos(), sweeping: false });
+    }
+
     /// Reads what the table needs of single connections: `lookup` reads a map entry, `read` connection tracking.
     pub fn adopt(
         &mut self,
@@ -285,6 +298,7 @@ impl Table {
     ) -> bool {
         self.relieve(now.nanos());
         self.depart(now.nanos());
+        self.forget_drops(now.nanos());
         self.give(max, &mut Asked { now_ns: now.nanos(), connected, exported }, updates)
     }
 

@@ -9,7 +9,7 @@ mod lab;
 
 use flow_agent::kernel::drops::{Class, Drops, DropsConfig, FlowDrops, FlowKey, Rung, SiteReport};
 use flow_agent::kernel::{Kernel, KernelConfig};
-use flow_common::abi::{Count, Flow};
+use flow_common::abi::{Count, Flow, STATE_REFUSED};
 use lab::{Lab, Side};
 use std::collections::HashMap;
 
@@ -46,7 +46,7 @@ const CASES: [Case; 12] = [
 ];
 
 fn open() -> Drops {
-    open_with(DropsConfig::default())
+    open_with(DropsConfig { max_flows: 16_384, ring_bytes: 1 << 18 })
 }
 
 fn open_with(config: DropsConfig) -> Drops {
@@ -151,6 +151,7 @@ fn what_nft_drops_is_counted_packet_for_packet() {
         seen.by_rule() + drops.missed() >= expected
     });
     assert_counted(&drops, "of flows", seen.by_rule(), expected);
+    drops.name_places().expect("the maps can be read");
     let sites = drops.sites().expect("the maps can be read");
     let netfilter: Vec<&SiteReport> = sites.iter().filter(|site| site.reason == "NETFILTER_DROP").collect();
     assert_counted(&drops, "at places", netfilter.iter().map(|site| site.count.packets).sum(), expected);
@@ -177,6 +178,8 @@ fn what_nft_drops_is_counted_packet_for_packet() {
             let at_tc = counted.direction.map(|direction| Count { packets: direction.packets, bytes: direction.bytes });
             let dropped = one.by_rule.iter().position(|count| count.packets > 0).expect("some were");
             assert_eq!(at_tc[dropped], one.by_rule[dropped], "{what}: what tc counted is what was dropped");
+            let refused = counted.state & STATE_REFUSED != 0;
+            assert_eq!(refused, case.counter == "unreachable", "{what}: the ICMP error is about it");
             let answered = at_tc[1 - dropped].packets > 0;
             assert_eq!(answered, case.counter == "reset", "{what}: a RST is the answer");
         }
@@ -256,7 +259,7 @@ fn a_flood_of_one_flow_is_one_event_and_every_packet() {
     let lab = Lab::new();
     lab.rules();
     // The smallest ring there is holds 28 events.
-    let mut drops = open_with(DropsConfig { ring_bytes: 4_096, ..DropsConfig::default() });
+    let mut drops = open_with(DropsConfig { ring_bytes: 4_096, max_flows: 16_384 });
     lab.send(Side::Pod, UDP, "10.9.2.2", 9001, 50_000);
     let expected = lab.counters()["forward"];
     assert_eq!(expected, 50_000);

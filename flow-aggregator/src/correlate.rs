@@ -82,7 +82,7 @@ impl Half {
     fn is_all_there_will_be(&self) -> bool {
         let denied = |action| matches!(action, RuleAction::Drop | RuleAction::Reject);
         let seen = match self.status {
-            ForwardingStatus::Dropped | ForwardingStatus::Denied => self.role() == Some(Role::Source),
+            ForwardingStatus::Failed | ForwardingStatus::Dropped => self.role() == Some(Role::Source),
             ForwardingStatus::Rejected => self.role() == Some(Role::Destination),
             _ => false,
         };
@@ -92,7 +92,7 @@ impl Half {
 
 /// Whether the status is that of an attempt that did not come through, which a later success replaces.
 pub fn is_denied(status: ForwardingStatus) -> bool {
-    matches!(status, ForwardingStatus::Dropped | ForwardingStatus::Rejected | ForwardingStatus::Denied)
+    matches!(status, ForwardingStatus::Failed | ForwardingStatus::Rejected | ForwardingStatus::Dropped)
 }
 
 #[cfg(test)]
@@ -136,13 +136,13 @@ mod tests {
 
     #[test]
     fn what_was_stopped_has_one_half() {
-        use ForwardingStatus::{Denied, Dropped, Rejected};
+        use ForwardingStatus::{Dropped, Failed, Rejected};
         let [src, dst] = ["s", "d"].map(|names| half(FlowType::InterNode, names));
         let needs = |half: Half, status| Half { status, ..half }.needs_partner();
-        assert!(!needs(src, Denied) && !needs(src, Dropped), "dropped before it left");
+        assert!(!needs(src, Dropped) && !needs(src, Failed), "dropped before it left");
         assert!(needs(src, Rejected), "a reset alone does not say whose");
         assert!(!needs(dst, Rejected), "the destination says that it was its own");
-        assert!(needs(dst, Denied), "the source let it out");
+        assert!(needs(dst, Dropped), "the source let it out");
 
         let ruled = |egress, ingress| Half { facts: Facts { egress, ingress, ..src.facts }, ..src }.needs_partner();
         assert!(!ruled(RuleAction::Drop, RuleAction::None));

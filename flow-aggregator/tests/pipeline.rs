@@ -345,7 +345,7 @@ async fn a_folder_of_objects_names_the_pod_whose_node_does_not_report() {
     let mut incoming = collector.accept().await.unwrap().complete().await.unwrap();
     let mut agent = aggregator.agent(0xa, Protocol::Tcp, None).await;
     let [mut denied, _] = halves(40_000, 1);
-    denied.extended.forwarding_status = ForwardingStatus::Denied;
+    denied.extended.forwarding_status = ForwardingStatus::Dropped;
     agent.send(&[denied]).await;
     let line = lines(&mut incoming, 1).await.remove(0);
     assert_eq!(line["ipfix"]["destinationPodName"], "server");

@@ -172,6 +172,9 @@ pub const STATE_CLOSED: u32 = 1 << 2;
 /// In [`Flow::state`]: a RST closed it.
 pub const STATE_RESET: u32 = 1 << 3;
 
+/// In [`Flow::state`]: an ICMP error says that packets of this generation do not arrive.
+pub const STATE_REFUSED: u32 = 1 << 4;
+
 impl Flow {
     /// Index of the direction that originated the connection.
     #[inline(always)]
@@ -229,6 +232,9 @@ pub const EVENT_CLOSED: u32 = 3;
 /// [`Event::kind`], with the index of the direction added: another point owns it from here on. The flow is as it was before, its owner
 /// the old one: so it is known which packets were whose. Without room on the ring there is no take-over, so none goes untold.
 pub const EVENT_TAKEOVER: u32 = 4;
+
+/// [`Event::kind`]: an ICMP error says for the first time that the flow's packets do not arrive. Nothing was counted.
+pub const EVENT_REFUSED: u32 = 6;
 
 /// A record of the rings `events` and `ends`; tells all, so that user space needs no look-up.
 #[repr(C)]

@@ -55,6 +55,8 @@ pub(crate) struct Scratch {
     pub(crate) passing: Passing,
     /// The packet at hand, if it is an uncommon one.
     pub(crate) packet: Packet,
+    /// What the packet at hand is about, if it is an ICMP error.
+    pub(crate) refused: Packet,
 }
 
 /// Jiffies an owner may be silent; set by the loader, which knows the kernel's tick.

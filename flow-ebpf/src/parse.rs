@@ -8,10 +8,12 @@ use flow_common::abi::{Key6, STATE_GUESSED, STATE_REVERSED};
 
 mod header;
 mod plain;
+mod refused;
 mod transport;
 
 use header::{Extension, FRAGMENT_OFFSET, FRAGMENTED, Ipv4, Ipv6, MORE6, OFFSET6, Tag};
 pub use plain::{Plain, plain4, plain6};
+pub use refused::{is_icmp, refused};
 pub use transport::Transport;
 
 /// Bytes of a header as they stand in the packet.

@@ -2,7 +2,7 @@
 
 use flow_common::abi::Key6;
 use flow_ebpf::frames::{self, Ipv4, Ipv6, Tcp, ethernet, extension, icmp, tagged, udp};
-use flow_ebpf::parse::{Bytes, Frame, Packet, Refusal, packet, plain4, plain6};
+use flow_ebpf::parse::{Bytes, Frame, Packet, Refusal, packet, plain4, plain6, refused};
 use proptest::prelude::*;
 
 fn parse(bytes: &[u8]) -> Result<Packet, Refusal> {
@@ -187,5 +187,29 @@ proptest! {
         if src != dst || ports[0] != ports[1] {
             prop_assert_eq!(there.direction ^ back.direction, 1);
         }
+    }
+}
+
+#[test]
+fn an_icmp_error_is_about_the_flow_whose_packet_it_shows() {
+    let read = |frame: &[u8]| parse(frame).expect("a packet");
+    let datagram = udp([40_000, 53], &[0; 500]);
+    for (kind, code, about) in [(3, 3, true), (3, 13, true), (3, 4, false), (11, 0, false), (8, 0, false)] {
+        let sent = Ipv4::new(17).with(&datagram);
+        // An error shows the IP header and eight bytes.
+        let error = Ipv4::new(1).back().frame(&icmp(kind, code, 0, &sent[..28]));
+        let mut shown = Packet::default();
+        assert_eq!(refused(&Bytes(&error), &read(&error), &mut shown), about, "{kind} {code}");
+        let same = (shown.key, shown.direction) == (read(&Ipv4::new(17).frame(&datagram)).key, 0);
+        assert_eq!(same, about, "{kind} {code}");
+        let cut = Ipv4::new(1).back().frame(&icmp(kind, code, 0, &sent[..19]));
+        assert!(!refused(&Bytes(&cut), &read(&cut), &mut shown), "cut short");
+    }
+    for (kind, code, about) in [(1, 4, true), (1, 1, true), (2, 0, false), (3, 0, false), (128, 0, false)] {
+        let sent = Ipv6::new(17).with(&datagram);
+        let error = Ipv6::new(58).back().frame(&icmp(kind, code, 0, &sent[..48]));
+        let mut shown = Packet::default();
+        assert_eq!(refused(&Bytes(&error), &read(&error), &mut shown), about, "{kind} {code}");
+        assert_eq!(shown.key == read(&Ipv6::new(17).frame(&datagram)).key, about, "{kind} {code}");
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::row::Row;
-use crate::doctor::Facts;
+use crate::doctor::{Drops, Facts};
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub enum Request {
     },
     /// The facts.
     Doctor,
+    /// What the kernel dropped, and the flows that did not come through.
+    Drops,
 }
 
 /// How flows are told.
@@ -56,12 +58,38 @@ pub enum Reply {
     Top(Top),
     /// The facts.
     Doctor(Box<Facts>),
+    /// What the kernel dropped, and the flows that did not come through.
+    Drops(Box<DropsReply>),
     /// So many records were not told so far, because the client is slow.
     Skipped(u64),
     /// The request cannot be answered; nothing follows.
     Error(String),
     /// That was all.
     End,
+}
+
+/// What the kernel dropped, and the flows that did not come through.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DropsReply {
+    /// What the kernel dropped.
+    pub drops: Drops,
+    /// Flows that did not come through, those with the latest packet first; of very many only the latest.
+    pub flows: Vec<DeniedFlow>,
+}
+
+/// A flow that did not come through.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeniedFlow {
+    /// The flow.
+    pub row: Row,
+    /// Packets of it that were dropped here, both directions.
+    pub dropped: u64,
+    /// Reason, interface and place of the last drop; empty if only an answer says that it was refused.
+    pub reason: String,
+    /// As `reason`.
+    pub interface: String,
+    /// As `reason`.
+    pub location: String,
 }
 
 /// The flows with the most traffic at a moment.
@@ -93,7 +121,7 @@ impl Request {
     pub fn filter(&self) -> &str {
         match self {
             Self::Flows { filter, .. } | Self::Top { filter, .. } => filter,
-            Self::Doctor => "",
+            Self::Doctor | Self::Drops => "",
         }
     }
 }

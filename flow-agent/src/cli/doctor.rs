@@ -128,6 +128,7 @@ fn summary(facts: &Facts) -> String {
     let features: Vec<String> = facts.features.iter().map(|it| format!("{} by {}", it.name, it.rung)).collect();
     lines.push(("Features", features.join(", ")));
     lines.push(("Conntrack", conntrack(facts)));
+    lines.push(("Drops", drops(facts)));
     lines.push(("Names", objects(facts)));
     let export = &facts.export;
     let state = export.peer.as_ref().map_or("not connected".to_owned(), |peer| format!("connected to {peer}"));
@@ -180,6 +181,13 @@ fn conntrack(facts: &Facts) -> String {
         switch(conntrack.accounting),
         switch(conntrack.timestamps)
     )
+}
+
+fn drops(facts: &Facts) -> String {
+    let drops = &facts.drops;
+    let Some(rung) = &drops.rung else { return "not told of".to_owned() };
+    let packets = drops.sites.iter().map(|site| site.tally.packets).sum();
+    format!("{} packets, {} connections denied, by {rung}", grouped(packets), grouped(drops.denied))
 }
 
 fn objects(facts: &Facts) -> String {
@@ -242,7 +250,9 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
-    use crate::doctor::{Conntrack, Export, Feature, Fill, Flows, Loss, Objects, Program, Tally, judge};
+    use crate::doctor::{
+        Conntrack, DropSite, Drops, Export, Feature, Fill, Flows, Loss, Objects, Program, Tally, judge,
+    };
 
     fn facts() -> Facts {
         let pod = Interface {
@@ -292,6 +302,16 @@ mod tests {
                 accounting: Some(true),
                 timestamps: Some(false),
                 ..Conntrack::default()
+            },
+            drops: Drops {
+                rung: Some("BTF tracepoint".into()),
+                sites: vec![DropSite {
+                    reason: "NETFILTER_DROP".into(),
+                    tally: Tally { packets: 1_234, bytes: 74_040 },
+                    ..DropSite::default()
+                }],
+                denied: 3,
+                ..Drops::default()
             },
             export: Export {
                 collector: "flow-aggregator/flow-aggregator:4739:tls".into(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Conntrack, Export, Facts, Fill, Interface};
+use super::{Conntrack, Drops, Export, Facts, Fill, Interface};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::new(what, "raise maxFlows"));
     }
     judge_conntrack(&facts.conntrack, &mut findings);
+    judge_drops(&facts.drops, &mut findings);
     judge_export(&facts.export, &mut findings);
     for refused in &facts.objects.refused {
         findings.push(Finding::new(refused, "correct the file; what it gave before stays until then"));
@@ -109,6 +110,19 @@ fn judge_conntrack(conntrack: &Conntrack, findings: &mut Vec<Finding>) {
     if conntrack.overruns > 0 {
         let what = format!("connection tracking dropped events {} times; a dump made up for it", conntrack.overruns);
         findings.push(Finding::new(what, "nothing, unless it goes on: then give the agent more CPU"));
+    }
+}
+
+fn judge_drops(drops: &Drops, findings: &mut Vec<Finding>) {
+    if let Some(failure) = &drops.failure {
+        let remedy = "give the agent CAP_BPF and CAP_PERFMON, on kernels below 5.17 CAP_SYSLOG as well; without it a dropped connection \
+                      looks like one that nobody answers";
+        findings.push(Finding::new(format!("the kernel's drops are not told of: {failure}"), remedy));
+    }
+    let [no_room, _, _] = drops.unnamed;
+    if no_room > 0 {
+        let what = format!("{no_room} dropped packets are of flows for which there was no room");
+        findings.push(Finding::new(what, "raise maxFlows; they are in `flow-agent drops` by reason and place"));
     }
 }
 

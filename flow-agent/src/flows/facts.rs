@@ -6,7 +6,10 @@ use flow_common::abi::{Count, Reason};
 use flow_common::k8s::{Index, Kind};
 
 use crate::conntrack::switches;
-use crate::doctor::{Conntrack, Facts, Feature, Fill, Flows, Interface, Loss, Objects, Program, Tally};
+use crate::doctor::{
+    Conntrack, DropSite, Drops, Facts, Feature, Fill, Flows, Interface, Loss, Objects, Program, Tally,
+};
+use crate::kernel::drops::Class;
 use crate::kernel::{Attachment, InterfaceReport, Role};
 use crate::sources::Sources;
 use crate::table::{InterfaceSums, Table};
@@ -37,6 +40,7 @@ pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, ind
             begun: statistics.flows,
             evicted: statistics.evicted,
         },
+        drops: drops(sources, table),
         conntrack: tracking(sources),
         features,
         objects: objects(sources, index),
@@ -123,6 +127,36 @@ fn tracking(sources: &mut Sources) -> Conntrack {
         told: hooks.told,
         lost: hooks.lost,
         repeated: hooks.repeated,
+    }
+}
+
+fn drops(sources: &mut Sources, table: &Table) -> Drops {
+    let drops = sources.drops();
+    let report = drops.report();
+    let (rung, failure) = (report.rung.map(|rung| rung.to_string()), report.failure.clone());
+    let refused = report.refused.iter().map(|(rung, why)| format!("{rung}: {why}")).collect();
+    // What cannot be read now is read the next time.
+    let counters = drops.counters().unwrap_or_default();
+    let sites = drops.sites().unwrap_or_default().into_iter().map(|site| DropSite {
+        reason: site.reason,
+        class: match site.class {
+            Class::Rule => "rule".to_owned(),
+            Class::Failure => "failure".to_owned(),
+            Class::Counted => String::new(),
+        },
+        interface: site.interface,
+        location: site.location,
+        tally: tally(site.count),
+    });
+    Drops {
+        rung,
+        refused,
+        failure,
+        sites: sites.collect(),
+        denied: wide(table.denied().count()),
+        unplaced: [counters.sites_full, drops.missed()],
+        unnamed: [counters.flows_full, counters.fragments, counters.unreadable],
+        unmatched: table.statistics().drops_unmatched,
     }
 }
 

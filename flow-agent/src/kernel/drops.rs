@@ -3,7 +3,7 @@
 //!
 //! Gives drops by reason, interface and place since the beginning, and per flow what was dropped since the last look, for the
 //! reasons that say why a connection failed. Joins nothing with flows: the tc programs count packets, this only says what became
-//! of them. Every call is synchronous and short but [`Drops::sites`], which may read the kernel's symbols.
+//! of them. Every call is synchronous and short but [`Drops::name_places`].
 
 use std::collections::HashMap;
 use std::io;
@@ -57,12 +57,6 @@ pub struct DropsConfig {
     pub max_flows: u32,
     /// Bytes of the ring; rounded up to a power of two.
     pub ring_bytes: u32,
-}
-
-impl Default for DropsConfig {
-    fn default() -> Self {
-        Self { max_flows: 16_384, ring_bytes: 1 << 18 }
-    }
 }
 
 /// What of a flow was dropped since the last look.
@@ -188,10 +182,16 @@ impl Drops {
         attached.programs.program(rung.program()).map_or(0, attach::missed)
     }
 
-    /// Drops by reason, interface and place since the beginning.
-    pub fn sites(&mut self) -> Result<Vec<SiteReport>, MapError> {
+    /// Looks up the functions that dropped packets so far: reading the kernel's symbols may take a tenth of a second.
+    pub fn name_places(&mut self) -> Result<(), MapError> {
         let counts = self.counts()?;
         self.symbols.resolve(counts.iter().map(|(site, _)| site.location));
+        Ok(())
+    }
+
+    /// Drops by reason, interface and place since the beginning. Places have names after [`Drops::name_places`].
+    pub fn sites(&mut self) -> Result<Vec<SiteReport>, MapError> {
+        let counts = self.counts()?;
         let mut names = interfaces::Names::default();
         let report = |(site, count): &(Site, Count)| SiteReport {
             reason: self.reasons.name(site.reason),
@@ -211,9 +211,10 @@ impl Drops {
         Ok(merged(reports))
     }
 
-    /// The name of a reason, or its number.
-    pub fn reason(&self, reason: u32) -> String {
-        self.reasons.name(reason)
+    /// What a site is called: reason, interface and place.
+    pub fn name(&self, site: &Site) -> [String; 3] {
+        let interface = interfaces::Names::default().of(site.ifindex);
+        [self.reasons.name(site.reason), interface, self.symbols.name(site.location)]
     }
 
     /// Fill of the map of flows.

@@ -41,6 +41,11 @@ pub(super) const LIVE: u32 = 1 << 14;
 /// Its originator is end 1 of the key of the entry that counts.
 pub(super) const FROM_END_1: u32 = 1 << 15;
 
+/// An answer by ICMP says that its packets do not arrive.
+pub(super) const REFUSED: u32 = 1 << 16;
+/// What is known of its drops has changed since its last record.
+pub(super) const DENIAL_NEWS: u32 = 1 << 17;
+
 /// Protocol numbers.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -146,15 +151,22 @@ impl Connection {
         self.flags = if on { self.flags | flags } else { self.flags & !flags };
     }
 
-    /// Whether it counted what was not exported.
+    /// Whether it counted what was not exported, or more is known of its drops.
     #[inline]
     pub(super) fn has_news(&self) -> bool {
-        self.total != self.exported
+        self.total != self.exported || self.has(DENIAL_NEWS)
     }
 
     /// Whether the responder sent anything.
     pub(super) fn is_answered(&self) -> bool {
         self.total[2] > 0
+    }
+
+    /// Whether a RST is all that the responder had to say to a SYN.
+    pub(super) fn is_reset_at_once(&self) -> bool {
+        let [there, back] = self.tcp_flags.map(u32::from);
+        let said = abi::FLAG_SYN | abi::FLAG_FIN | abi::FLAG_PSH;
+        there & abi::FLAG_SYN != 0 && back & abi::FLAG_RST != 0 && back & said == 0
     }
 
     /// Adds what its entry counted, and takes over TCP's flags and state.
@@ -168,6 +180,9 @@ impl Connection {
         let (there, back) = if entry.has(super::entry::REVERSED) { (b, a) } else { (a, b) };
         self.tcp_flags[0] |= (there.flags & abi::FLAGS_TCP) as u16;
         self.tcp_flags[1] |= (back.flags & abi::FLAGS_TCP) as u16;
+        if value.state & abi::STATE_REFUSED != 0 {
+            self.set(REFUSED, true);
+        }
         if value.direction[0].flags | value.direction[1].flags != 0 {
             self.state = State::of(value.state, there, back);
         }

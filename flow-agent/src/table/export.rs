@@ -8,13 +8,14 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use flow_common::record::{EndReason, Extended, ForwardingStatus, Head};
+use flow_common::record::{EndReason, Extended, Head, TcpState};
 use flow_common::time::Timestamp;
 
 use super::connection::{
-    CLOSED, DETACHED, DONE, EXPORTED, EXPORTS, FROM_END_1, IDLE, LIVE, OVER, QUEUED, Reason, SCHEDULED, TRACKED,
-    WANTS_START, WANTS_TOTALS,
+    CLOSED, DENIAL_NEWS, DETACHED, DONE, EXPORTED, EXPORTS, FROM_END_1, IDLE, LIVE, OVER, QUEUED, Reason, SCHEDULED,
+    TRACKED, WANTS_START, WANTS_TOTALS,
 };
+use super::denied::is_denied;
 use super::entry::{ATTENTION, Entry};
 use super::key::is_icmp;
 use super::ledger::Class;
@@ -118,7 +119,7 @@ impl Table {
     /// A connection as it is now.
     pub(super) fn update(&self, number: u32, reason: EndReason) -> Update {
         let connection = &self.connections[number];
-        let ends = self.ends(number);
+        let (ends, verdict) = (self.ends(number), self.verdict(number));
         let [packet_total, octet_total, reverse_packet_total, reverse_octet_total] = connection.total;
         let [packet_delta, octet_delta, reverse_packet_delta, reverse_octet_delta] =
             difference(connection.total, connection.exported);
@@ -148,11 +149,8 @@ impl Table {
             reverse_tcp_flags: connection.tcp_flags[1],
             icmp_type_code: if is_icmp(ends.src, ends.protocol) { ends.dst_port } else { 0 },
             flow_id: connection.flow_id,
-            forwarding_status: if connection.is_answered() {
-                ForwardingStatus::Forwarded
-            } else {
-                ForwardingStatus::Unknown
-            },
+            dropped_packets: self.dropped_packets(number),
+            forwarding_status: verdict,
             ..Extended::default()
         };
         if let Some((addr, port)) = ends.nat_src {
@@ -165,7 +163,7 @@ impl Table {
             extended,
             ends,
             zone: connection.zone,
-            tcp_state: connection.state.into(),
+            tcp_state: if is_denied(verdict) { TcpState::None } else { connection.state.into() },
             start,
         }
     }
@@ -233,6 +231,7 @@ impl Table {
         }
         self.timers.cancel(number);
         self.connections.remove(number);
+        self.forget_denial(number);
     }
 
     /// A deadline has come: queues the connection, or schedules the next one.
@@ -301,6 +300,10 @@ impl Table {
             self.held.push(number);
             return None;
         }
+        if is_over && self.is_said(number) {
+            self.conclude(number, now_ns);
+            return None;
+        }
         self.settle_identity(number, self.connections[number].start_ns);
         let reason = self.reason(number, now_ns);
         let update = self.update(number, reason);
@@ -312,6 +315,7 @@ impl Table {
         let connection = &mut self.connections[number];
         connection.exported = connection.total;
         connection.set(EXPORTED, true);
+        connection.set(DENIAL_NEWS, false);
         if !connection.has(DETACHED) {
             self.ledger.account(&mut self.entries[connection.counting]);
         }
@@ -319,9 +323,11 @@ impl Table {
             return self.conclude(number, now_ns);
         }
         connection.mark_ns = now_ns;
-        connection.set(IDLE, reason == EndReason::Idle);
+        // That it was denied is said once until there is more to say.
+        let is_said = matches!(reason, EndReason::Idle | EndReason::End);
+        connection.set(IDLE, is_said);
         let next = connection.last_ns + self.idle_ns;
-        if reason == EndReason::Idle || !connection.has(SCHEDULED) {
+        if is_said || !connection.has(SCHEDULED) {
             self.schedule(number, next.max(now_ns));
         }
     }
@@ -330,6 +336,7 @@ impl Table {
     fn reason(&self, number: u32, now_ns: u64) -> EndReason {
         let connection = &self.connections[number];
         match connection.reason {
+            _ if !connection.has(OVER) && is_denied(self.verdict(number)) => EndReason::End,
             _ if !connection.has(OVER) && now_ns >= connection.last_ns + self.idle_ns => EndReason::Idle,
             _ if !connection.has(OVER) => EndReason::Active,
             Reason::End => EndReason::End,
@@ -368,6 +375,7 @@ impl Table {
     fn conclude(&mut self, number: u32, now_ns: u64) {
         let connection = &mut self.connections[number];
         connection.set(DONE, true);
+        connection.set(DENIAL_NEWS, false);
         connection.exported = connection.total;
         if connection.has(DETACHED) {
             return self.release_if_done(number);

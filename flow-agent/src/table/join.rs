@@ -176,6 +176,7 @@ impl Table {
         connection.other = slot;
         connection.start_ns = connection.start_ns.min(gone.start_ns);
         connection.last_ns = connection.last_ns.max(gone.last_ns);
+        self.merge_denials(number, merged);
         self.forget_connection(merged);
         self.choose(number);
     }

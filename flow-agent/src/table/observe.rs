@@ -42,6 +42,9 @@ impl Table {
             {
                 self.entries[slot].set(HANDED_OVER[(event.kind & 1) as usize], true);
             }
+            if event.kind == abi::EVENT_REFUSED {
+                self.refuse(&key, look);
+            }
         }
     }
 
@@ -295,7 +298,8 @@ impl Table {
             self.entries[slot].connection = number;
             self.entries[slot].set(ATTENTION, self.connections[number].has(DONE));
             self.connections[number].other = slot;
-            return self.choose(number);
+            self.choose(number);
+            return self.claim_drops(slot, look.now_ns);
         }
         // The generation's first packet is this connection's first, unless another was on this entry since.
         let is_first = self.entries[slot].seen == base(value);
@@ -305,6 +309,7 @@ impl Table {
         if let Some(found) = tracked {
             self.tie(number, found);
         }
+        self.claim_drops(slot, look.now_ns);
     }
 
     /// Whether a tracked connection has no flow yet, or one that misses its other entry; even if that flow is over,

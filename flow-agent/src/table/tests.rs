@@ -13,6 +13,7 @@ use super::{InterfaceSums, Key, Table, TableConfig, Update};
 use crate::conntrack::{self, Entry, Kind, Tuple};
 use crate::kernel::{Clock, Deleted, Slice};
 
+mod denied;
 mod laws;
 mod nat;
 mod restart;

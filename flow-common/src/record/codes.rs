@@ -122,11 +122,11 @@ codes! {
         /// Passed on.
         Forwarded = 64 "forwarded",
         /// Dropped for another reason than a rule.
-        Dropped = 128 "dropped",
+        Failed = 128 "failed",
         /// Rejected by a rule.
         Rejected = 129 "rejected",
         /// Dropped by a rule.
-        Denied = 130 "denied",
+        Dropped = 130 "dropped",
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
             assert_eq!(RuleAction::from(number).code(), number);
             assert_eq!(ForwardingStatus::from(number).code(), number);
         }
-        assert_eq!(ForwardingStatus::from(130), ForwardingStatus::Denied);
+        assert_eq!(ForwardingStatus::from(130), ForwardingStatus::Dropped);
     }
 
     #[test]

@@ -60,28 +60,24 @@ fn in_flow(counters: *mut DropCounters, headers: &Headers, site: &Site, class: u
     let key = DropKey { key: packet.key, family: packet.family, spare: 0 };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let (direction, bytes) = (packet.direction, packet.bytes as u64);
+    let mut is_new = false;
+    // Once to find it, once more after an insertion, another CPU's or ours.
     for _ in 0..2 {
         if let Some(dropped) = DROPPED.get_ptr_mut(&key) {
             // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones. Whole words, of which
             // any written value is right.
             unsafe {
-                add(sum(dropped, class, direction), bytes);
+                add(sum(dropped, class, packet.direction), packet.bytes as u64);
                 (*dropped).last_ns = now_ns;
                 (*dropped).site = *site;
+                if is_new && DROPS.output::<DropEvent>(&DropEvent { key, dropped: *dropped }, NO_WAKEUP).is_err() {
+                    bump(counters, |counters| &raw mut (*counters).events_lost);
+                }
             }
             return;
         }
-        let mut dropped = Dropped { last_ns: now_ns, site: *site, ..NOTHING };
-        // SAFETY: a value of our own.
-        unsafe { *sum(&raw mut dropped, class, direction) = Count { packets: 1, bytes } };
-        if DROPPED.insert(&key, dropped, NO_EXIST).is_ok() {
-            let event = DropEvent { key, dropped };
-            if DROPS.output::<DropEvent>(&event, NO_WAKEUP).is_err() {
-                bump(counters, |counters| unsafe { &raw mut (*counters).events_lost });
-            }
-            return;
-        }
+        // Nothing yet: kernel 5.10 takes no stores to a place on the stack that is computed.
+        is_new = DROPPED.insert(&key, &Dropped { last_ns: now_ns, ..NOTHING }, NO_EXIST).is_ok();
     }
     bump(counters, |counters| unsafe { &raw mut (*counters).flows_full });
 }

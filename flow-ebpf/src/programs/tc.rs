@@ -22,6 +22,7 @@ mod ends;
 mod fragments;
 mod insert;
 mod owners;
+mod refused;
 
 /// Go on with the next program, or with the packet's way.
 const NEXT: i32 = -1;
@@ -193,6 +194,9 @@ fn uncommon(skb: *mut __sk_buff, hook: *mut HookCounters, point: u32, link: u32)
     if classify(skb, hook, link, packet) == 0 {
         return;
     }
+    if parse::is_icmp(packet) {
+        refused::note(skb, hook);
+    }
     let passing = Passing {
         point,
         bytes: packet.bytes,
@@ -204,12 +208,14 @@ fn uncommon(skb: *mut __sk_buff, hook: *mut HookCounters, point: u32, link: u32)
     };
     // SAFETY: this CPU's counters.
     unsafe { (*hook).seen.bytes += packet.bytes as u64 };
-    let flow =
-        if packet.family == 4 { FLOWS4.get_ptr_mut(packet.key.to_key4()) } else { FLOWS6.get_ptr_mut(&packet.key) };
-    match flow {
-        // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones.
-        Some(flow) => unsafe { count(skb, hook, passing, flow, &packet.key, packet.family) },
-        None => begin(skb, hook, passing, &packet.key, packet.family, packet.state),
+    // SAFETY: this CPU's scratch.
+    unsafe {
+        (*scratch).passing = passing;
+        (*scratch).event.flow.state = packet.state;
+    }
+    stage(&packet.key, packet.family);
+    if insert::counted(skb, hook) == 0 {
+        insert::first(skb, hook);
     }
 }
 

@@ -28,6 +28,7 @@ pub fn holds(done: &Done, truth: &Truth, records: &[Record]) -> Result<()> {
     names(done, last)?;
     translation(done, truth, last)?;
     let expected = counted(done, truth)?;
+    verdict(done, last, expected)?;
     let all = || listed(of_flow.iter().copied());
     ensure!(last.totals() == expected, "totals are {:?}, nft counted {expected:?}:{}", last.totals(), all());
     let deltas = sum_of_deltas(of_flow.iter().copied());
@@ -68,8 +69,24 @@ fn names(done: &Done, record: &Record) -> Result<()> {
     };
     ensure!(record.flow_type == flow_type, "flow type is {}, not {flow_type}", record.flow_type);
     let state_known = !record.tcp_state.is_empty();
-    let is_tcp = done.report.protocol == Protocol::Tcp && done.case.item != Item::Dropped;
-    ensure!(state_known == is_tcp || done.case.item == Item::Dropped, "state is {:?}", record.tcp_state);
+    let is_denied = matches!(done.case.item, Item::Refused | Item::Dropped);
+    let is_tcp = done.report.protocol == Protocol::Tcp && !is_denied;
+    ensure!(state_known == is_tcp, "state is {:?}", record.tcp_state);
+    Ok(())
+}
+
+/// `forwardingStatus`: rejected, dropped by a rule, or forwarded; what was denied is over, and every packet of what was dropped is
+/// counted so.
+fn verdict(done: &Done, record: &Record, [sent, _]: [Count; 2]) -> Result<()> {
+    let (status, dropped) = match done.case.item {
+        Item::Refused => (129, Some(0)),
+        Item::Dropped => (130, Some(sent.packets)),
+        _ => (64, None),
+    };
+    ensure!(record.forwarding_status == status, "verdict is {}, not {status}", record.forwarding_status);
+    ensure!(status == 64 || record.flow_end_reason == 3, "reason is {}", record.flow_end_reason);
+    let counted = record.dropped_packet_total_count;
+    ensure!(dropped.is_none_or(|dropped| dropped == counted), "dropped {counted}, not {dropped:?}");
     Ok(())
 }
 

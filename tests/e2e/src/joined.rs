@@ -80,6 +80,8 @@ pub struct Record {
     pub flow_id: u64,
     /// Whether it was forwarded.
     pub forwarding_status: u8,
+    /// Packets of both directions that the Nodes dropped.
+    pub dropped_packet_total_count: u64,
     /// The originator's address as the responder sees it, where that is another one.
     #[serde(rename = "postNATSourceIPv4Address", alias = "postNATSourceIPv6Address")]
     pub post_nat_source: IpAddr,

@@ -45,8 +45,8 @@ impl Symbols {
             let next = asked.partition_point(|place| *place <= address);
             if let Some(best) = best.get_mut(next).filter(|best| best.0 < address) {
                 best.0 = address;
-                best.1.clear();
-                best.1.push_str(name);
+                // A module's name follows behind a tab.
+                best.1 = name.replace('\t', " ");
             }
         });
         // Where there is none, the two places are in one function.
@@ -60,9 +60,9 @@ impl Symbols {
         }
     }
 
-    /// The function at a place.
+    /// The function at a place; one that was not looked up is its address.
     pub(super) fn name(&self, place: u64) -> String {
-        self.names.get(&place).map_or(UNKNOWN, String::as_str).to_owned()
+        self.names.get(&place).cloned().unwrap_or_else(|| format!("{place:#x}"))
     }
 }
 
@@ -132,7 +132,7 @@ ffffffffc0000000 t nft_do_chain\t[nf_tables]\nffffffffc0000200 t nft_do_other\t[
         symbols.resolve(places.into_iter());
         // What returns to a function's first byte was called by the one before it, as its last instruction.
         let names = places.map(|place| symbols.name(place));
-        assert_eq!(names, ["nf_hook_slow", UNKNOWN, "nf_hook_slow", "nft_do_chain\t[nf_tables]"]);
+        assert_eq!(names, ["nf_hook_slow", UNKNOWN, "nf_hook_slow", "nft_do_chain [nf_tables]"]);
     }
 
     #[test]

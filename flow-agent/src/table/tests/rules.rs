@@ -106,7 +106,7 @@ fn a_refused_connection_ends_at_once() {
     sim.packet(back(web()), pod(SERVER, false), 40, RST | ACK);
     sim.tick();
     let record = sim.record();
-    assert_eq!((record.head.end_reason, record.tcp_state), (EndReason::End, TcpState::Closed));
+    assert_eq!((record.head.end_reason, record.tcp_state), (EndReason::End, TcpState::None));
     assert_eq!(packets(&record), [1, 1, 1, 1]);
 }
 

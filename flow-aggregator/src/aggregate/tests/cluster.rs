@@ -76,7 +76,7 @@ fn where_both_ends_are_is_the_aggregators_word() {
 fn the_pod_whose_node_will_not_report_is_named() {
     let mut table = table();
     let mut denied = over(source(1, 2));
-    denied.extended.forwarding_status = ForwardingStatus::Denied;
+    denied.extended.forwarding_status = ForwardingStatus::Dropped;
     table.hear(NODE_A, &[denied], 0);
     let flow = table.exports().remove(0);
     let names = [&flow.tail.dst_pod, &flow.tail.dst_namespace, &flow.tail.dst_node, &flow.tail.src_pod];

@@ -154,12 +154,12 @@ fn denied(record: FlowRecord, status: ForwardingStatus) -> FlowRecord {
 #[test]
 fn a_denied_attempt_goes_out_alone_and_a_later_success_replaces_it() {
     let mut table = table();
-    let mut first = denied(source(1, 2), ForwardingStatus::Denied);
+    let mut first = denied(source(1, 2), ForwardingStatus::Dropped);
     first.tail.egress_policy = "deny-all".into();
     first.tail.egress_action = RuleAction::Drop;
     table.hear(NODE_A, &[first], 0);
     let flow = only(&mut table);
-    assert_eq!((flow.head.end_reason, flow.extended.forwarding_status), (EndReason::End, ForwardingStatus::Denied));
+    assert_eq!((flow.head.end_reason, flow.extended.forwarding_status), (EndReason::End, ForwardingStatus::Dropped));
 
     // The same connection comes through at another attempt: its partner is waited for again.
     table.hear(NODE_A, &[since(source(9, 10), 8)], 9);
@@ -180,7 +180,7 @@ fn a_denied_attempt_that_arrives_after_the_success_changes_nothing() {
     table.hear(NODE_A, &[source(9, 10)], 9);
     table.hear(NODE_B, &[destination(9, 10)], 9);
     let before = only(&mut table);
-    table.hear(NODE_A, &[denied(source(1, 2), ForwardingStatus::Denied)], 10);
+    table.hear(NODE_A, &[denied(source(1, 2), ForwardingStatus::Dropped)], 10);
     table.pass(11, 75);
     for flow in table.exports() {
         assert_eq!(flow.extended.forwarding_status, before.extended.forwarding_status);
