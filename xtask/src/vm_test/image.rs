@@ -37,7 +37,7 @@ const FOLDERS: [&str; 13] = [
 ];
 
 /// Modules that a Node has loaded, or that the lab's topologies and rules need.
-const MODULES: [&str; 32] = [
+const MODULES: [&str; 33] = [
     "virtio_pci",
     "virtio_blk",
     "veth",
@@ -54,6 +54,7 @@ const MODULES: [&str; 32] = [
     "nf_nat",
     // A module of its own to 5.17.
     "nft_counter",
+    "nft_objref",
     "nft_ct",
     "nft_chain_nat",
     "nft_nat",
