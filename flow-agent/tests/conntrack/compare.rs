@@ -1,6 +1,6 @@
 //! What the hooks tell of the router's connections against what netlink tells, each connection with its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use flow_agent::conntrack::{Conntrack, Entry, Event, Groups, Hooks, Kind, Tuple};
@@ -98,13 +98,14 @@ fn of(events: &[Event], kind: Kind) -> impl Iterator<Item = &Entry> {
     events.iter().filter(move |event| event.kind == kind).map(|event| &event.entry)
 }
 
-/// Ports are used again: those with the same tuple are told apart by the kernel's number.
+/// Ports and the kernel's numbers are used again: the first with a tuple and a number is the first with them, the second the second.
 fn agree(name: &str, told: &[Event], witnessed: &[Event], kind: Kind) {
     let key = |entry: &Entry| (entry.original, entry.zone, entry.id);
-    let known: HashMap<(Tuple, u16, u32), &Entry> = of(told, kind).map(|entry| (key(entry), entry)).collect();
+    let mut known: HashMap<(Tuple, u16, u32), VecDeque<&Entry>> = HashMap::new();
+    of(told, kind).for_each(|entry| known.entry(key(entry)).or_default().push_back(entry));
     for entry in of(witnessed, kind) {
-        let other =
-            known.get(&key(entry)).unwrap_or_else(|| panic!("{name}: {kind:?} of what netlink has not: {entry:?}"));
+        let other = known.get_mut(&key(entry)).and_then(VecDeque::pop_front);
+        let other = other.unwrap_or_else(|| panic!("{name}: {kind:?} of what netlink has not: {entry:?}"));
         same(name, other, entry);
     }
 }
