@@ -77,15 +77,12 @@ impl Half {
         two_nodes && !knows_both && !self.is_all_there_will_be()
     }
 
-    /// The packets never left the source Node, or the destination's answer settled the matter. A reject that only the
-    /// source half shows may come from either end.
+    /// The packets never left the source Node, or a rule that the half names settled the matter. What the destination's Node saw denied,
+    /// the source's Node saw leave, and of a reject the answer: its half is on its way, and the flow's number is that one's.
     fn is_all_there_will_be(&self) -> bool {
         let denied = |action| matches!(action, RuleAction::Drop | RuleAction::Reject);
-        let seen = match self.status {
-            ForwardingStatus::Failed | ForwardingStatus::Dropped => self.role() == Some(Role::Source),
-            ForwardingStatus::Rejected => self.role() == Some(Role::Destination),
-            _ => false,
-        };
+        let stopped = matches!(self.status, ForwardingStatus::Failed | ForwardingStatus::Dropped);
+        let seen = stopped && self.role() == Some(Role::Source);
         seen || denied(self.facts.egress) || self.facts.ingress == RuleAction::Reject
     }
 }
@@ -141,7 +138,7 @@ mod tests {
         let needs = |half: Half, status| Half { status, ..half }.needs_partner();
         assert!(!needs(src, Dropped) && !needs(src, Failed), "dropped before it left");
         assert!(needs(src, Rejected), "a reset alone does not say whose");
-        assert!(!needs(dst, Rejected), "the destination says that it was its own");
+        assert!(needs(dst, Rejected), "the source saw it leave, and the answer");
         assert!(needs(dst, Dropped), "the source let it out");
 
         let ruled = |egress, ingress| Half { facts: Facts { egress, ingress, ..src.facts }, ..src }.needs_partner();
