@@ -72,7 +72,7 @@ pub struct Entry {
     pub status: u32,
     /// The connection's mark.
     pub mark: u32,
-    /// Seconds after which the kernel forgets it, absent once it has.
+    /// Seconds after which the kernel forgets it; of an ended one those that were left, where any were.
     pub timeout: Option<u32>,
     /// State of TCP as the kernel numbers it, see [`tcp`].
     pub tcp_state: Option<u8>,

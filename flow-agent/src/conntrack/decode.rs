@@ -72,7 +72,8 @@ pub fn decode(event: &ConntrackEvent, layout: &ConnLayout, clocks: &Clocks) -> O
         id: id(event, &bytes, layout),
         status: if ended { status | DYING } else { status },
         mark: layout.mark.and_then(|mark| bytes.at(mark)).map_or(0, u32::from_le_bytes),
-        timeout: if ended { None } else { deadline.seconds_left() },
+        // Of an ended connection only where it was taken out before its time.
+        timeout: deadline.seconds_left().filter(|seconds| !ended || *seconds > 0),
         tcp_state,
         counters: counters(event),
         labels: (event.parts & PART_LABELS != 0 && event.labels != [0, 0]).then_some(event.labels),
