@@ -67,6 +67,12 @@ impl Hooks {
         self.kernel.rungs()
     }
 
+    /// Whether connections have the numbers that netlink knows them by. The kernel makes its seed when it is first asked for a number;
+    /// where it is hidden from us (CAP_SYSLOG), they never have.
+    pub fn is_numbered(&self) -> bool {
+        self.seed != [0; 2]
+    }
+
     /// Looks whether the module has come, gone or come again, once a second at most. True if so: what was missed only a dump tells.
     pub fn refresh(&mut self, now: Instant) -> bool {
         let is_changed = self.kernel.refresh(now);

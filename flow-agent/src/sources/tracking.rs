@@ -1,5 +1,6 @@
 //! Connection tracking from wherever this kernel lets it be had: programs on its functions where they stand, netlink for what they do
-//! not tell, and for dumps and single connections always.
+//! not tell, and for dumps and single connections always. As dumps know connections by the kernel's numbers, the programs are listened to
+//! once they know these too.
 //!
 //! Takes a tick; feeds the table events in an order in which no connection ends before it began. Knows of no packet.
 
@@ -17,10 +18,14 @@ use crate::table::Table;
 const NETLINK: &str = "netlink";
 /// They come from nowhere.
 const NONE: &str = "none";
+/// Why what hooks tell is not taken.
+const UNNUMBERED: &str = "waits for the kernel to number its first connection, and for CAP_SYSLOG to know how";
 
 /// Connection tracking, or why there is none.
 pub struct Tracking {
     hooks: Hooks,
+    /// What the hooks tell is taken from them.
+    by_hooks: bool,
     netlink: Option<Conntrack>,
     refused: Option<String>,
     switches: Option<switches::Switches>,
@@ -36,6 +41,7 @@ impl Tracking {
         let hooks = Hooks::open(config);
         let mut tracking = Self {
             hooks,
+            by_hooks: false,
             netlink: None,
             refused: None,
             switches: None,
@@ -89,26 +95,34 @@ impl Tracking {
     /// Where beginnings and ends come from.
     pub fn features(&self) -> [Feature; 2] {
         let rungs = self.hooks.rungs();
-        [("conntrack-new", &rungs.new), ("conntrack-end", &rungs.end)].map(|(name, standing)| Feature {
-            name: name.to_owned(),
-            rung: match standing.on {
-                Some((rung, function)) => format!("{} {function}", rung.name()),
+        [("conntrack-new", &rungs.new), ("conntrack-end", &rungs.end)].map(|(name, standing)| {
+            let mut refused = standing.refused.clone();
+            let rung = match standing.on {
+                Some((rung, function)) if self.by_hooks => format!("{} {function}", rung.name()),
+                Some((rung, _)) => {
+                    refused.insert(0, format!("{}: {UNNUMBERED}", rung.name()));
+                    NETLINK.to_owned()
+                }
                 None if self.netlink.is_some() => NETLINK.to_owned(),
                 None => NONE.to_owned(),
-            },
-            refused: standing.refused.clone(),
+            };
+            Feature { name: name.to_owned(), rung, refused }
         })
     }
 
     /// Reads the events that have come, or everything where events were lost.
     pub fn read(&mut self, table: &mut Table, now: Timestamp, faults: &mut Vec<String>) {
-        if self.hooks.refresh(Instant::now()) {
-            self.listen();
-            self.lost = true;
-        }
+        let is_changed = self.hooks.refresh(Instant::now());
         self.poll(faults);
         table.feed_conntrack(&self.events, now);
         table.feed_conntrack(&self.later, now);
+        let by_hooks = self.netlink.is_none() || self.hooks.is_numbered();
+        if is_changed || by_hooks != self.by_hooks {
+            self.by_hooks = by_hooks;
+            self.listen();
+            // What came while the one was left and the other not yet listened to.
+            self.lost = true;
+        }
         let Some(netlink) = self.netlink.as_mut().filter(|_| self.lost) else { return };
         table.begin_dump();
         match netlink.dump(|entry| table.feed_dump(entry, now)) {
@@ -138,7 +152,7 @@ impl Tracking {
     fn poll(&mut self, faults: &mut Vec<String>) {
         self.events.clear();
         self.later.clear();
-        let Self { hooks, netlink, events, later, lost, .. } = self;
+        let Self { hooks, netlink, events, later, lost, by_hooks, .. } = self;
         let mut from_netlink = |events: &mut Vec<Event>| match netlink.as_mut().map(|netlink| netlink.poll(events)) {
             Some(Ok(overrun)) => overrun,
             Some(Err(error)) => {
@@ -147,8 +161,14 @@ impl Tracking {
             }
             None => false,
         };
-        let hooks_tell_ends = hooks.rungs().end.on.is_some();
-        let (first, second) = if hooks_tell_ends {
+        if !*by_hooks {
+            // To learn the numbers by; netlink tells all of it.
+            hooks.poll(later);
+            later.clear();
+            *lost |= from_netlink(events);
+            return;
+        }
+        let (first, second) = if hooks.rungs().end.on.is_some() {
             (hooks.poll(later), from_netlink(events))
         } else {
             (from_netlink(later), hooks.poll(events))
@@ -156,13 +176,11 @@ impl Tracking {
         *lost |= first || second;
     }
 
-    /// Listens to what the hooks do not tell.
+    /// Listens to what is not taken from the hooks.
     fn listen(&mut self) {
+        let is_told = |standing: &Standing| self.by_hooks && standing.on.is_some();
         let rungs = self.hooks.rungs();
-        for (events, standing) in [("beginnings", &rungs.new), ("ends", &rungs.end)] {
-            tell(events, standing);
-        }
-        let groups = Groups { new: rungs.new.on.is_none(), update: false, end: rungs.end.on.is_none() };
+        let groups = Groups { new: !is_told(&rungs.new), update: false, end: !is_told(&rungs.end) };
         match Conntrack::open(groups) {
             Ok(netlink) => (self.netlink, self.refused) = (Some(netlink), None),
             Err(error) => {
@@ -170,12 +188,10 @@ impl Tracking {
                 self.refused = Some(error.to_string());
             }
         }
-    }
-}
-
-fn tell(events: &str, standing: &Standing) {
-    match &standing.on {
-        Some((rung, function)) => tracing::info!("connections' {events} come from {function} by {}", rung.name()),
-        None => tracing::info!("connections' {events} come over netlink: {}", standing.refused.join("; ")),
+        let [new, end] = self.features();
+        for Feature { name, rung, refused } in [new, end] {
+            let better = if refused.is_empty() { String::new() } else { format!(" ({})", refused.join("; ")) };
+            tracing::info!("{name} by {rung}{better}");
+        }
     }
 }
