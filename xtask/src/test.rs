@@ -12,7 +12,7 @@ pub(crate) mod binaries;
 /// What `test` takes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Run only this step (repeatable).
+    /// Run only this step (repeatable); `vm` runs only so.
     #[arg(long, value_name = "STEP")]
     only: Vec<Step>,
 }

@@ -173,14 +173,18 @@ fn a_live_owner_behind_another_hook_is_never_taken_over() {
 #[test]
 fn of_two_hooks_of_one_kind_the_second_sees_what_is_counted() {
     let harness = Harness::new(NEVER);
-    harness.next_tick();
-    pass(&harness, &[uplink(4, false), uplink(5, false)]);
-    let together = direction(&harness).pending_packets;
+    let within_a_tick = || {
+        harness.next_tick();
+        pass(&harness, &[uplink(4, false), uplink(5, false)]);
+        direction(&harness).pending_packets == 0
+    };
+    // A slow machine's tick may end between the two.
+    assert!((0..100).any(|_| within_a_tick()), "the owner counted in this tick");
     harness.next_tick();
     pass(&harness, &[uplink(4, false)]);
     harness.next_tick();
     pass(&harness, &[uplink(5, false)]);
-    assert_eq!((together, direction(&harness).pending_packets), (0, 1), "the owner counted in this tick, or did not");
+    assert_eq!(direction(&harness).pending_packets, 1, "the owner counted in an earlier one");
 }
 
 #[test]
