@@ -1,4 +1,4 @@
-//! The unix socket behind `flow-agent flows`, `top`, `drops` and `doctor`: a line of JSON asks, lines of JSON answer.
+//! The unix socket behind `flow-agent flows`, `top`, `drops`, `verify` and `doctor`: a line of JSON asks, lines of JSON answer.
 //!
 //! Takes connections of root alone; gives live flows and records from the flows task, and the facts. A slow client loses records
 //! (and is told how many), never holds up the flows task.
@@ -22,10 +22,11 @@ mod ranking;
 mod row;
 
 pub use protocol::{DeniedFlow, DropsReply, Form, Ranked, Reply, Request, Top};
-pub use row::{End, Row};
+pub use row::{End, Row, protocol_name};
 
 use crate::doctor::Facts;
 use crate::enrich::Record;
+use crate::verify::Report;
 use ranking::Ranking;
 
 /// Clients at one time.
@@ -52,6 +53,8 @@ pub enum Question {
     Facts(oneshot::Sender<Arc<Facts>>),
     /// What the kernel dropped, and the flows that did not come through.
     Drops(oneshot::Sender<DropsReply>),
+    /// Whether connection tracking counted the same.
+    Verify(oneshot::Sender<Box<Report>>),
     /// Every record from now on, as it goes to export.
     Follow(Follower),
 }
@@ -189,6 +192,11 @@ async fn answer(request: Request, desk: Desk, client: &mut Client) -> io::Result
             let (answer, drops) = oneshot::channel();
             ask(&desk, Question::Drops(answer)).await?;
             client.say(&Reply::Drops(Box::new(drops.await.map_err(|_| ending())?))).await
+        }
+        Request::Verify => {
+            let (answer, report) = oneshot::channel();
+            ask(&desk, Question::Verify(answer)).await?;
+            client.say(&Reply::Verify(report.await.map_err(|_| ending())?)).await
         }
         Request::Flows { follow: false, form, .. } => live(&desk, &filter, form, client).await,
         Request::Flows { follow: true, form, .. } => follow(&desk, &filter, form, client).await,

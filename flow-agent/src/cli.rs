@@ -1,4 +1,4 @@
-//! The command line: `run`, `flows`, `top`, `drops`, `doctor`, `config`.
+//! The command line: `run`, `flows`, `top`, `drops`, `verify`, `doctor`, `config`.
 //!
 //! Takes arguments; starts the agent, or asks the one that runs over its socket and prints what it says. Decides nothing about flows.
 
@@ -16,6 +16,7 @@ pub mod flows;
 mod sugar;
 pub mod text;
 mod top;
+pub mod verify;
 
 use crate::config::{self, Config};
 
@@ -37,6 +38,8 @@ enum Command {
     Top(top::Options),
     /// Show what the kernel dropped and why, and the flows that did not come through.
     Drops(drops::Options),
+    /// Compare what was counted of each connection with what connection tracking counted.
+    Verify(verify::Options),
     /// Say whether the numbers can be believed, and what to do where they cannot.
     Doctor(doctor::Options),
     /// Check or print the configuration.
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Flows(options) => flows::run(&options),
         Command::Top(options) => top::run(&options),
         Command::Drops(options) => drops::run(&options),
+        Command::Verify(options) => verify::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Config(ConfigCommand::Check(file)) => check(&file),
         Command::Config(ConfigCommand::Print(file)) => print(&file),

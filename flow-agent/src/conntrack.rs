@@ -94,6 +94,10 @@ pub mod status {
     pub const SRC_NAT: u32 = 1 << 4;
     /// The responder's address or port is translated.
     pub const DST_NAT: u32 = 1 << 5;
+    /// Its packets pass by a flow table, past connection tracking.
+    pub const OFFLOAD: u32 = 1 << 14;
+    /// Its packets pass in hardware.
+    pub const HW_OFFLOAD: u32 = 1 << 15;
 }
 
 /// Numbers of [`Entry::tcp_state`].

@@ -12,6 +12,7 @@ pub use host::{host_findings, missing_rights};
 pub use judge::{Finding, judge};
 
 use crate::addresses::Address;
+use crate::verify::Sums;
 
 /// Everything known at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub struct Facts {
     pub conntrack: Conntrack,
     /// What the kernel dropped.
     pub drops: Drops,
+    /// Whether connection tracking counted the same.
+    pub verification: Verification,
     /// The way to the collector.
     pub export: Export,
     /// Where names come from.
@@ -191,6 +194,15 @@ pub struct Drops {
     pub unnamed: [u64; 3],
     /// Dropped packets of flows that no tc program saw.
     pub unmatched: u64,
+}
+
+/// Whether connection tracking counted the same of connections that have ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// By what was found, since the agent began.
+    pub ended: Sums,
+    /// Those that there was no room to compare.
+    pub not_kept: u64,
 }
 
 /// Drops of one kind.

@@ -12,6 +12,7 @@ use flow_common::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
+mod checks;
 mod facts;
 
 use crate::addresses::Address;
@@ -20,6 +21,7 @@ use crate::doctor::{Export, Facts};
 use crate::enrich::{Enricher, Record};
 use crate::sources::Sources;
 use crate::table::{Denied, Table, Update};
+use checks::Checks;
 
 /// How often rings, connection tracking and sweep are looked after.
 const TICK: Duration = Duration::from_millis(100);
@@ -72,6 +74,7 @@ pub struct Flows {
     updates: Vec<Update>,
     followers: Vec<Follower>,
     shows: Vec<Show>,
+    checks: Checks,
     addresses: Vec<Address>,
     began: Timestamp,
     told: Timestamp,
@@ -79,11 +82,11 @@ pub struct Flows {
 
 impl Flows {
     /// Everything it owns.
-    pub fn new(node: String, sources: Sources, table: Table, enricher: Enricher, channels: Channels) -> Self {
-        let began = now();
+    pub fn new(node: String, sources: Sources, mut table: Table, enricher: Enricher, channels: Channels) -> Self {
+        let (began, checks) = (now(), Checks::new(&mut table));
         let (updates, followers) = (Vec::with_capacity(BATCH), Vec::new());
         let (shows, addresses, told) = (Vec::new(), Vec::new(), Timestamp::ZERO);
-        Self { node, sources, table, enricher, channels, updates, followers, shows, addresses, began, told }
+        Self { node, sources, table, enricher, channels, updates, followers, shows, checks, addresses, began, told }
     }
 
     /// Until the end is requested; then everything is read once more, every flow ended and handed on.
@@ -117,6 +120,7 @@ impl Flows {
             tokio::task::yield_now().await;
         }
         self.show();
+        self.checks.tick(&mut self.sources, &mut self.table, &self.enricher, now);
         if now.since(self.told) >= FACTS {
             self.tell(now);
         }
@@ -167,6 +171,7 @@ impl Flows {
         facts.node.clone_from(&self.node);
         facts.addresses.clone_from(&self.addresses);
         facts.export = export;
+        facts.verification = self.checks.verification();
         let facts = Arc::new(facts);
         self.channels.facts.send_replace(Arc::clone(&facts));
         facts
@@ -183,6 +188,7 @@ impl Flows {
         match question {
             Question::Follow(follower) => self.followers.push(follower),
             Question::Live(batches) => self.shows.push(Show { batches, next: 0 }),
+            Question::Verify(answer) => self.checks.ask(answer),
             Question::Drops(answer) => drop(answer.send(self.drops())),
             // Whoever asked may be gone.
             Question::Facts(answer) => drop(answer.send(self.tell(now()))),

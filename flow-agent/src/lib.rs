@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod pipeline;
 pub mod sources;
 pub mod table;
+pub mod verify;

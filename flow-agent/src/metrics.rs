@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::doctor::{Facts, Interface, Tally};
+use crate::verify::Count;
 
 /// A registry that shows the latest facts.
 pub fn registry(facts: watch::Receiver<Arc<Facts>>) -> Registry {
@@ -67,6 +68,24 @@ const METRICS: &[Metric] = &[
             ["no_room", "fragment", "unreadable", "unseen"],
             [no_room, fragment, unreadable, facts.drops.unmatched],
         )
+    }),
+    counter(
+        "flow_agent_verify_connections",
+        "Ended connections, by whether connection tracking counted the same, and why not",
+        |facts| {
+            let counts = facts.verification.ended.0.iter();
+            let reason = |count: &Count| match count.reason {
+                Some(reason) => reason.name(),
+                None if count.is_unexplained() => "unknown",
+                None => "none",
+            };
+            let labels =
+                |count: &Count| vec![("result", count.outcome.name().to_owned()), ("reason", reason(count).to_owned())];
+            counts.map(|count| (labels(count), count.connections)).collect()
+        },
+    ),
+    counter("flow_agent_verify_not_kept", "Ended connections that there was no room to compare", |facts| {
+        one(facts.verification.not_kept)
     }),
     gauge("antrea_agent_conntrack_max_connection_count", "Connections the Node can track", |facts| {
         one(facts.conntrack.capacity)

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flow_common::abi;
 use flow_common::k8s::Change;
 use flow_common::k8s::folder::{self, Folder, Look};
 use flow_common::time::Timestamp;
@@ -16,6 +17,7 @@ mod tracking;
 pub use tracking::Tracking;
 
 use crate::config::Config;
+use crate::conntrack;
 use crate::enrich::Enricher;
 use crate::kernel::drops::{Drops, DropsConfig, FlowDrops};
 use crate::kernel::{Deleted, Events, Kernel, KernelConfig, LoadError, Slice, SweepProgress};
@@ -114,6 +116,19 @@ impl Sources {
         self.settle(table, now);
     }
 
+    /// Reads single values of the maps, and single connections as connection tracking has them.
+    #[expect(clippy::type_complexity, reason = "two functions, as the table takes them")]
+    pub fn single(
+        &mut self,
+    ) -> (impl FnMut(&Key) -> Option<abi::Flow>, impl FnMut(&[conntrack::Scope], &mut Vec<Option<conntrack::Entry>>))
+    {
+        let (kernel, tracking, faults) = (&self.kernel, &mut self.tracking, &mut self.faults);
+        (
+            move |key: &Key| lookup(kernel, key),
+            move |scopes: &[conntrack::Scope], entries: &mut Vec<_>| tracking.read_some(scopes, entries, faults),
+        )
+    }
+
     /// The kernel side, for facts.
     pub fn kernel(&mut self) -> &mut Kernel {
         &mut self.kernel
@@ -178,11 +193,12 @@ impl Sources {
     fn settle(&mut self, table: &mut Table, now: Timestamp) {
         let clock = self.kernel.clock();
         let (kernel, tracking, faults) = (&self.kernel, &mut self.tracking, &mut self.faults);
-        let lookup = |key: &Key| match key {
-            Key::V4(key) => kernel.lookup4(key).ok().flatten(),
-            Key::V6(key) => kernel.lookup6(key).ok().flatten(),
-        };
-        table.adopt(lookup, |scopes, entries| tracking.read_some(scopes, entries, faults), &clock, now);
+        table.adopt(
+            |key| lookup(kernel, key),
+            |scopes, entries| tracking.read_some(scopes, entries, faults),
+            &clock,
+            now,
+        );
         let deletions = table.deletions();
         if deletions.keys4.is_empty() && deletions.keys6.is_empty() {
             return;
@@ -191,6 +207,13 @@ impl Sources {
             Ok(()) => table.deleted(&self.deleted, &clock, now),
             Err(error) => self.faults.push(error.to_string()),
         }
+    }
+}
+
+fn lookup(kernel: &Kernel, key: &Key) -> Option<abi::Flow> {
+    match key {
+        Key::V4(key) => kernel.lookup4(key).ok().flatten(),
+        Key::V6(key) => kernel.lookup6(key).ok().flatten(),
     }
 }
 

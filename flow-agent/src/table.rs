@@ -24,6 +24,7 @@ use crate::kernel::{Clock, Deleted, Slice};
 
 mod adopt;
 mod connection;
+mod counted;
 mod denied;
 mod entry;
 mod export;
@@ -38,10 +39,12 @@ mod slab;
 mod tests;
 mod tracked;
 
+pub use counted::{Counted, Counterpart, Marks, Name, Parted};
 pub use denied::Denied;
 pub use key::Key;
 
 use connection::{Connection, DETACHED, DONE, LIVE, OVER, Reason, WANTS_START, WANTS_TOTALS};
+use counted::Outbox;
 use denied::Denials;
 use entry::{DELETING, Entries};
 use export::Asked;
@@ -185,6 +188,7 @@ pub struct Table {
     /// Tracked connections that were over before a packet of theirs was told of, the first to be let go in front.
     departed: VecDeque<Departed>,
     denials: Denials,
+    parted: Outbox,
     ledger: Ledger,
     timers: Expiry,
     /// Slots whose deadline has come; kept for its memory.
@@ -217,6 +221,7 @@ impl Table {
             tracker: Tracker::new(room * 2),
             departed: VecDeque::new(),
             denials: Denials::default(),
+            parted: Outbox::default(),
             ledger: Ledger::new(),
             timers: Expiry::new(now.seconds(), HORIZON_SECONDS),
             fired: Vec::new(),

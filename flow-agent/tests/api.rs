@@ -8,6 +8,7 @@ use std::time::Duration;
 use flow_agent::api::{self, Desk, Form, Question, Reply, Request, Row};
 use flow_agent::doctor::Facts;
 use flow_agent::enrich::Record;
+use flow_agent::verify::{Count, Findings, Outcome, Reason, Report, Sums};
 use flow_common::daemon::{Shutdown, ShutdownTrigger};
 use flow_common::record::{Cut, Extended, Family, Head, Tail};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -212,4 +213,17 @@ async fn a_dead_agents_socket_is_replaced_and_other_files_are_not() {
     std::fs::write(&file, "precious").unwrap();
     assert!(api::bind(&file).await.unwrap_err().to_string().contains("set apiSocket to a path"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_comparison_is_told_as_it_was_made() {
+    let mut stage = Stage::set().await;
+    let mut client = Client::ask(&stage.path(), "\"verify\"").await;
+    let Some(Question::Verify(answer)) = stage.questions.recv().await else { panic!("a comparison is asked for") };
+    let count = Count { outcome: Outcome::Differs, reason: Some(Reason::Fragments), connections: 3 };
+    let live = Findings { sums: Sums(vec![count]), ..Findings::default() };
+    let report = Report { live, accounting: true, waiting: 2, ..Report::default() };
+    answer.send(Box::new(report.clone())).unwrap();
+    assert_eq!(client.reply().await, Reply::Verify(Box::new(report)));
+    assert_eq!(client.reply().await, Reply::End);
 }

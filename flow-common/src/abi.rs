@@ -175,6 +175,9 @@ pub const STATE_RESET: u32 = 1 << 3;
 /// In [`Flow::state`]: an ICMP error says that packets of this generation do not arrive.
 pub const STATE_REFUSED: u32 = 1 << 4;
 
+/// In [`Flow::state`]: fragments were among the packets of this generation.
+pub const STATE_FRAGMENTED: u32 = 1 << 5;
+
 impl Flow {
     /// Index of the direction that originated the connection.
     #[inline(always)]

@@ -12,9 +12,10 @@ const STAGES: [(&str, &[&str]); 2] = [
 ];
 
 /// Modules of pure logic: what comes in is a value, time included.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "flow-agent/src/table",
     "flow-agent/src/enrich",
+    "flow-agent/src/verify",
     "flow-aggregator/src/aggregate",
     "flow-aggregator/src/correlate",
     "flow-common/src/ipfix",

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::row::Row;
 use crate::doctor::{Drops, Facts};
+use crate::verify::Report;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub enum Request {
     Doctor,
     /// What the kernel dropped, and the flows that did not come through.
     Drops,
+    /// Whether connection tracking counted the same.
+    Verify,
 }
 
 /// How flows are told.
@@ -60,6 +63,8 @@ pub enum Reply {
     Doctor(Box<Facts>),
     /// What the kernel dropped, and the flows that did not come through.
     Drops(Box<DropsReply>),
+    /// Whether connection tracking counted the same.
+    Verify(Box<Report>),
     /// So many records were not told so far, because the client is slow.
     Skipped(u64),
     /// The request cannot be answered; nothing follows.
@@ -121,7 +126,7 @@ impl Request {
     pub fn filter(&self) -> &str {
         match self {
             Self::Flows { filter, .. } | Self::Top { filter, .. } => filter,
-            Self::Doctor | Self::Drops => "",
+            Self::Doctor | Self::Drops | Self::Verify => "",
         }
     }
 }

@@ -88,14 +88,19 @@ impl Row {
 
     /// The protocol's name, or its number.
     pub fn protocol_name(&self) -> String {
-        match self.protocol {
-            1 => "icmp".to_owned(),
-            6 => "tcp".to_owned(),
-            17 => "udp".to_owned(),
-            58 => "icmpv6".to_owned(),
-            132 => "sctp".to_owned(),
-            number => number.to_string(),
-        }
+        protocol_name(self.protocol)
+    }
+}
+
+/// A protocol's name, or its number.
+pub fn protocol_name(protocol: u8) -> String {
+    match protocol {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        132 => "sctp".to_owned(),
+        number => number.to_string(),
     }
 }
 

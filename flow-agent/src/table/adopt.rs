@@ -4,7 +4,7 @@ use flow_common::abi;
 use flow_common::time::Timestamp;
 
 use super::Table;
-use super::connection::{DETACHED, FIXED, FROM_END_1, LIVE, WANTS_START, WANTS_TOTALS};
+use super::connection::{DETACHED, FIXED, FROM_END_1, INCOMPLETE, LIVE, WANTS_START, WANTS_TOTALS};
 use super::key::Key;
 use super::observe::{Look, counters, difference};
 use super::slab::NONE;
@@ -130,18 +130,23 @@ impl Table {
     /// It cannot be said what passed before: to whoever knew the flow it is another one, and its number says so.
     pub(super) fn go_on_from_zero(&mut self, number: u32) {
         self.connections[number].set(WANTS_TOTALS, false);
-        self.connections[number].set(FIXED, true);
+        self.connections[number].set(FIXED | INCOMPLETE, true);
         self.settle_identity(number, self.connections[number].last_ns);
         self.statistics.not_adopted += 1;
     }
 
     /// What connection tracking knows a connection by.
     fn scope(&self, number: u32) -> Scope {
+        let (key, reversed) = self.original(number);
+        Tracked::scope(&key, reversed, self.connections[number].zone)
+    }
+
+    /// Key of its packets before translation, and whether the originator is end 1.
+    pub(super) fn original(&self, number: u32) -> (Key, bool) {
         let connection = &self.connections[number];
         if connection.tracked == NONE {
-            return Tracked::scope(&self.entries.key(connection.counting), connection.has(FROM_END_1), connection.zone);
+            return (self.entries.key(connection.counting), connection.has(FROM_END_1));
         }
-        let (key, reversed) = self.tracker[connection.tracked].original;
-        Tracked::scope(&key, reversed, connection.zone)
+        self.tracker[connection.tracked].original
     }
 }

@@ -46,6 +46,11 @@ pub(super) const REFUSED: u32 = 1 << 16;
 /// What is known of its drops has changed since its last record.
 pub(super) const DENIAL_NEWS: u32 = 1 << 17;
 
+/// Fragments were among its packets.
+pub(super) const FRAGMENTED: u32 = 1 << 18;
+/// It was there before the agent, and its earlier packets are not in its totals.
+pub(super) const INCOMPLETE: u32 = 1 << 19;
+
 /// Protocol numbers.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -149,6 +154,12 @@ impl Connection {
     #[inline]
     pub(super) fn set(&mut self, flags: u32, on: bool) {
         self.flags = if on { self.flags | flags } else { self.flags & !flags };
+    }
+
+    /// Sets flags that stay.
+    #[inline]
+    pub(super) fn set_if(&mut self, flags: u32, on: bool) {
+        self.flags |= if on { flags } else { 0 };
     }
 
     /// Whether it counted what was not exported, or more is known of its drops.

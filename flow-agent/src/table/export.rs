@@ -15,6 +15,7 @@ use super::connection::{
     CLOSED, DENIAL_NEWS, DETACHED, DONE, EXPORTED, EXPORTS, FROM_END_1, IDLE, LIVE, OVER, QUEUED, Reason, SCHEDULED,
     TRACKED, WANTS_START, WANTS_TOTALS,
 };
+use super::counted::Parted;
 use super::denied::is_denied;
 use super::entry::{ATTENTION, Entry};
 use super::key::is_icmp;
@@ -215,6 +216,7 @@ impl Table {
         if connection.has(DONE) && unattached && !connection.has_news() {
             let class = self.class(number);
             self.ledger.book(connection.portions, class);
+            self.part(|table| Parted::Flow(table.counted(number)));
             self.forget_connection(number);
         }
     }

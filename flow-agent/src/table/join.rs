@@ -7,7 +7,10 @@
 use flow_common::time::Timestamp;
 
 use super::Table;
-use super::connection::{DONE, EXPORTED, FIXED, FROM_END_1, IN_DUMP, LIVE, OVER, Reason, TRACKED, WANTS_TOTALS};
+use super::connection::{
+    DONE, EXPORTED, FIXED, FRAGMENTED, FROM_END_1, IN_DUMP, INCOMPLETE, LIVE, OVER, Reason, TRACKED, WANTS_TOTALS,
+};
+use super::counted::Parted;
 use super::entry::REVERSED;
 use super::identity::flow_id;
 use super::observe::STRAYS_NS;
@@ -19,7 +22,10 @@ impl Table {
     pub(super) fn track_event(&mut self, event: &conntrack::Event, now: Timestamp) {
         match event.kind {
             Kind::New | Kind::Update => self.track(&event.entry, false, now),
-            Kind::Destroy => self.untrack(&event.entry, now),
+            Kind::Destroy => {
+                self.untrack(&event.entry, now);
+                self.part(|_| Parted::Connection(event.entry));
+            }
         }
     }
 
@@ -176,6 +182,7 @@ impl Table {
         connection.other = slot;
         connection.start_ns = connection.start_ns.min(gone.start_ns);
         connection.last_ns = connection.last_ns.max(gone.last_ns);
+        connection.set_if(FRAGMENTED, gone.has(FRAGMENTED));
         self.merge_denials(number, merged);
         self.forget_connection(merged);
         self.choose(number);
@@ -218,7 +225,7 @@ impl Table {
             // Without its earlier packets it is another flow to whoever knew it.
             self.note_earlier(number, start);
             self.settle_identity(number, self.connections[number].last_ns);
-            self.connections[number].set(FIXED, true);
+            self.connections[number].set(FIXED | INCOMPLETE, true);
             self.statistics.not_adopted += 1;
         }
     }

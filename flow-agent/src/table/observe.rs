@@ -10,7 +10,7 @@ use flow_common::abi::{self, Key4, Key6};
 
 use super::Table;
 use super::connection::{
-    CLOSED, Connection, DETACHED, DONE, EXPORTED, FIXED, FROM_END_1, IDLE, OVER, Reason, SCHEDULED,
+    CLOSED, Connection, DETACHED, DONE, EXPORTED, FIXED, FRAGMENTED, FROM_END_1, IDLE, OVER, Reason, SCHEDULED,
 };
 use super::entry::{ATTENTION, Counters, DELETING, HANDED_OVER, REVERSED};
 use super::key::Key;
@@ -161,7 +161,7 @@ impl Table {
 
     /// Whether a direction grew under an owner whose take-over was not told of yet: it came between the last look at the rings and this
     /// one at the map, and the next look at the rings tells.
-    fn is_ahead(&self, slot: u32, value: &abi::Flow) -> bool {
+    pub(super) fn is_ahead(&self, slot: u32, value: &abi::Flow) -> bool {
         let (entry, now) = (&self.entries[slot], counters(value));
         value.direction.iter().enumerate().any(|(at, direction)| {
             let known = entry.owner[at];
@@ -244,6 +244,8 @@ impl Table {
             *seen += delta;
         }
         let connection = &mut self.connections[entry.connection];
+        // The two entries of a translated connection may see its packets in one piece and in many.
+        connection.set_if(FRAGMENTED, value.state & abi::STATE_FRAGMENTED != 0);
         if connection.counting == slot {
             connection.add(entry, delta, value, last_ns);
         }

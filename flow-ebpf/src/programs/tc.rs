@@ -13,7 +13,7 @@ use aya_ebpf::programs::TcContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use flow_common::abi::{
     ACKED_FIN, Count, Direction, EVENT_TAKEOVER, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, FRESH, Flow, HookCounters,
-    Key6, Reason, SLOTS, owner,
+    Key6, Reason, SLOTS, STATE_FRAGMENTED, owner,
 };
 use flow_ebpf::parse::{self, Fragment, Frame, Packet, Plain, Refusal};
 use flow_ebpf::tcp;
@@ -211,7 +211,7 @@ fn uncommon(skb: *mut __sk_buff, hook: *mut HookCounters, point: u32, link: u32)
     // SAFETY: this CPU's scratch.
     unsafe {
         (*scratch).passing = passing;
-        (*scratch).event.flow.state = packet.state;
+        (*scratch).event.flow.state = packet.state | passing.fragment * STATE_FRAGMENTED;
     }
     stage(&packet.key, packet.family);
     if insert::counted(skb, hook) == 0 {

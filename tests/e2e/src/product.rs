@@ -229,6 +229,11 @@ flowExporter:
 
     /// The agent's command line against its running agent; gives what it prints, whatever its exit status.
     pub fn agent_cli(&self, node: Node, args: &[&str]) -> Result<String> {
+        Ok(self.agent_says(node, args)?.1)
+    }
+
+    /// The same with the exit status.
+    pub fn agent_says(&self, node: Node, args: &[&str]) -> Result<(Option<i32>, String)> {
         let mut command = Command::new(programs::beside("flow-agent")?);
         command.args(args).arg("--socket").arg(self.socket(node));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -236,7 +241,7 @@ flowExporter:
         if output.stdout.is_empty() {
             bail!("flow-agent {} printed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     /// A page of a part's admin port, as text: `/metrics`, `/readyz`.

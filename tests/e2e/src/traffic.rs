@@ -109,6 +109,11 @@ pub enum Kind {
         /// How many ports.
         flows: u32,
     },
+    /// One TCP connection after the other, from each of so many ports, from the client's on.
+    Connects {
+        /// How many ports.
+        flows: u32,
+    },
     /// A TCP connection and its end.
     Connect {
         /// How long to wait for an answer.
@@ -127,7 +132,7 @@ impl Kind {
     /// The protocol its packets have.
     pub fn protocol(self) -> Protocol {
         match self {
-            Self::Http { .. } | Self::Bulk { .. } | Self::Connect { .. } => Protocol::Tcp,
+            Self::Http { .. } | Self::Bulk { .. } | Self::Connects { .. } | Self::Connect { .. } => Protocol::Tcp,
             Self::Echo { protocol, .. } => protocol,
             Self::Flood { .. } => Protocol::Udp,
             Self::Ping { .. } => Protocol::Icmp,
@@ -147,6 +152,7 @@ impl Kind {
             Self::Bulk { bytes } => ("bulk", 1, bytes),
             Self::Echo { protocol, exchanges, bytes } => (protocol.name(), exchanges, bytes),
             Self::Flood { flows } => ("flood", flows, 100),
+            Self::Connects { flows } => ("connects", flows, 0),
             Self::Connect { .. } | Self::Ping { .. } => ("connect", 1, 0),
         };
         command.args(["ask", kind, "--from", &from.to_string(), "--to", &to.to_string()]);

@@ -6,7 +6,7 @@ use crate::packet::Whole;
 use crate::words;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
-use flow_common::abi::{EVENT_NEW, FLAG_FIN, FLAG_RST, FRESH, Flow, HookCounters, Reason};
+use flow_common::abi::{EVENT_NEW, FLAG_FIN, FLAG_RST, FRESH, Flow, HookCounters, Reason, STATE_FRAGMENTED};
 use flow_ebpf::tcp::{self, Segment};
 
 /// Begins the flow with the packet that was staged. Where another CPU did so at the same time, counts in its entry.
@@ -42,7 +42,13 @@ pub(super) fn counted(skb: *mut __sk_buff, hook: *mut HookCounters) -> u64 {
     let flow = if event.family == 4 { FLOWS4.get_ptr_mut(event.key.to_key4()) } else { FLOWS6.get_ptr_mut(&event.key) };
     let Some(flow) = flow else { return 0 };
     // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones.
-    unsafe { count(skb, hook, passing, flow, &event.key, event.family) };
+    unsafe {
+        // Of the whole word other CPUs change other bits rarely; a mark that is lost comes with the next fragment.
+        if passing.fragment != 0 && (*flow).state & STATE_FRAGMENTED == 0 {
+            (*flow).state |= STATE_FRAGMENTED;
+        }
+        count(skb, hook, passing, flow, &event.key, event.family);
+    }
     1
 }
 

@@ -51,6 +51,8 @@ enum Kind {
     Sctp,
     /// Echoes over UDP, each from the next port.
     Flood,
+    /// Connects and closes, each time from the next port.
+    Connects,
     /// Only connects, and closes.
     Connect,
 }
@@ -60,6 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match options.kind {
         Kind::Udp => udp(options),
         Kind::Flood => flood(options),
+        Kind::Connects => connects(options),
         Kind::Http => stream(options, Protocol::Tcp, http),
         Kind::Bulk => stream(options, Protocol::Tcp, bulk),
         Kind::Tcp => stream(options, Protocol::Tcp, echo),
@@ -188,6 +191,18 @@ fn flood(options: &Options) -> Result<()> {
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(options.to)?;
         datagrams(&socket, 1, options.bytes, &mut report)?;
+    }
+    print(&mut report)
+}
+
+fn connects(options: &Options) -> Result<()> {
+    let mut report = Report::new(Protocol::Tcp, options.from, options.to);
+    for offset in 0..u16::try_from(options.exchanges)? {
+        let port = options.from.port().checked_add(offset).context("too many ports")?;
+        let from = SocketAddr::new(options.from.ip(), port);
+        let mut connection = socket::connect_from(Protocol::Tcp, from, options.to, PATIENCE)?;
+        close(&mut connection)?;
+        report.exchanges += 1;
     }
     print(&mut report)
 }
