@@ -164,8 +164,8 @@ impl World {
         let mut given = Vec::new();
         while self.table.due(now, true, 100, |_, _| true, &mut given) {}
         let deletions = self.table.deletions().clone();
-        deletions.keys4.iter().for_each(|key| drop(self.map.remove(&Key::V4(*key))));
-        deletions.keys6.iter().for_each(|key| drop(self.map.remove(&Key::V6(*key))));
+        deletions.keys4.iter().for_each(|key| _ = self.map.remove(&Key::V4(*key)));
+        deletions.keys6.iter().for_each(|key| _ = self.map.remove(&Key::V6(*key)));
         self.table.deleted(&crate::kernel::Deleted::default(), &clock, now);
         self.take();
     }
