@@ -281,7 +281,8 @@ impl Metric {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{DropSite, Drops, Export, Feature, Fill, Loss, Program};
+    use crate::doctor::{DropSite, Drops, Export, Feature, Fill, Loss, Program, Verification};
+    use crate::verify::{Outcome, Reason, Sums};
 
     #[test]
     fn facts_appear_under_stable_names() {
@@ -313,6 +314,14 @@ mod tests {
                 unnamed: [3, 4, 5],
                 unmatched: 6,
                 ..Drops::default()
+            },
+            verification: Verification {
+                ended: Sums(vec![
+                    Count { outcome: Outcome::Equal, reason: None, connections: 9 },
+                    Count { outcome: Outcome::Differs, reason: Some(Reason::Fragments), connections: 2 },
+                    Count { outcome: Outcome::OnlyEbpf, reason: None, connections: 1 },
+                ]),
+                not_kept: 3,
             },
             programs: vec![Program { name: "tc_ingress".into(), runs: 10, run_ns: 400 }],
             export: Export { connects: 1, records: 5, peer: Some("[::1]:4739".into()), ..Export::default() },

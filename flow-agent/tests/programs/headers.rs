@@ -1,7 +1,7 @@
 //! Every kind of header: the flow a packet counts in, its ports and its layer-3 bytes.
 
 use crate::harness::{Harness, Segments, Setting, pod, uplink};
-use flow_common::abi::{Flow, Key6, Reason, STATE_REVERSED};
+use flow_common::abi::{Flow, Key6, Reason, STATE_FRAGMENTED, STATE_REVERSED};
 use flow_ebpf::frames::{self, Ipv4, Ipv6, MORE, Tcp, ethernet, extension, fragment6, icmp, tagged, udp};
 
 /// One packet through one hook of a fresh harness: protocol, ports in the order of the key, bytes.
@@ -121,6 +121,7 @@ fn fragments_join_their_datagram() {
     harness.pass(pod(2, false), &later.frame(&[0xee; 24]));
     let (key, flow, packets) = total(&harness);
     assert_eq!((key.port.map(u16::from_be), packets), ([5_000, 53], 2));
+    assert_ne!(flow.state & STATE_FRAGMENTED, 0);
     assert_eq!(flow.direction.iter().map(|direction| direction.bytes).sum::<u64>(), 44 + 44);
     harness.pass(pod(2, false), &Ipv4 { id: 8, ..later }.frame(&[0xee; 24]));
     assert_eq!(harness.flows().len(), 2, "another datagram's, without its first: ports 0");
