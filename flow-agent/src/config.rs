@@ -23,7 +23,8 @@ settings! {
         /// Where the records go: `HOST[:PORT][:PROTO]`. HOST is a DNS name, an IP (IPv6 in brackets) or
         /// `namespace/service`; PROTO is `tls`, `tcp` or `udp`. Without PORT it is 4739, without PROTO `tls`.
         "flowExporter.flowCollectorAddr" | "flowCollectorAddr" => collector: Collector = Collector::cluster(),
-        /// The shortest time in which every flow is looked at again; at least 1s. The two time-outs below are raised to it.
+        /// The shortest time in which every flow is looked at again, and the time from one look at connection tracking to the next
+        /// where that counts the packets; at least 1s. The two time-outs below are raised to it.
         "flowExporter.flowPollInterval" | "flowPollInterval" => poll_interval: Duration = Duration::from_secs(5),
         /// A flow that has packets is exported each time this much has passed.
         "flowExporter.activeFlowExportTimeout" | "activeFlowExportTimeout" => active_timeout: Duration =
@@ -31,6 +32,9 @@ settings! {
         /// A flow without a packet for this long is exported once more, as idle.
         "flowExporter.idleFlowExportTimeout" | "idleFlowExportTimeout" => idle_timeout: Duration =
             Duration::from_secs(15),
+        /// Where the packets are counted: `ebpf` by programs at the interfaces, `conntrack` by the kernel's connection tracking alone
+        /// (loads no program), `auto` by the programs and, where the kernel refuses them, by connection tracking.
+        "source" => source: Source = Source::Auto,
         /// The name of this Node, as Kubernetes has it. Empty: the environment variable `NODE_NAME`, else the host name.
         "nodeName" => node_name: String = String::new(),
         /// Interfaces that are Pods' own ends: globs, `!glob` excludes. Of veths only those are attached whose other
@@ -117,6 +121,36 @@ impl Config {
     }
 }
 
+/// Where the packets are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// By the kernel programs, and where they are refused by connection tracking.
+    Auto,
+    /// By the kernel programs or not at all.
+    Ebpf,
+    /// By connection tracking.
+    Conntrack,
+}
+
+impl Source {
+    const ALL: [(Self, &'static str); 3] = [(Self::Auto, "auto"), (Self::Ebpf, "ebpf"), (Self::Conntrack, "conntrack")];
+}
+
+impl Setting for Source {
+    const FORM: &'static str = "auto, ebpf or conntrack";
+
+    fn read(node: &Node) -> Result<Self, Unfit> {
+        let text = if let Value::Text(text) = &node.value { text.as_str() } else { "" };
+        let named = Self::ALL.into_iter().find(|(_, name)| *name == text);
+        named.map(|(source, _)| source).ok_or_else(|| Unfit::new(format!("{} is wanted, found {node}", Self::FORM)))
+    }
+
+    fn print(&self) -> String {
+        let named = Self::ALL.into_iter().find(|(source, _)| source == self);
+        named.map(|(_, name)| name.to_owned()).unwrap_or_default()
+    }
+}
+
 /// `flowCollectorAddr`, as it was written and as it was understood.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Collector {
@@ -182,7 +216,7 @@ fn settle(config: &mut Config, document: &mut Document) {
     if config.spool_records == 0 {
         document.refuse("spoolRecords", Unfit::new("must be at least 1"));
     }
-    if config.pods.is_empty() && config.uplinks.is_empty() {
+    if config.pods.is_empty() && config.uplinks.is_empty() && config.source != Source::Conntrack {
         document.refuse("interfaces.pods", Unfit::new("is empty, and so is interfaces.uplinks: nothing would be seen"));
     }
     settle_tls(config, document);
@@ -273,7 +307,7 @@ mod tests {
     fn faults_name_key_and_remedy() {
         assert_snapshot!(said(concat!(
             "flowExporter:\n  enable: yes please\n  flowColectorAddr: x\n  flowPollInterval: 100ms\n",
-            "  activeFlowExportTimeout: 5\nmaxFlows: 10\nspoolRecords: 0\ninterfaces: {pods: [], uplinks: []}\nsource: ebpf\n",
+            "  activeFlowExportTimeout: 5\nmaxFlows: 10\nspoolRecords: 0\ninterfaces: {pods: [], uplinks: []}\nsource: nflog\nsorce: ebpf\n",
         )));
         assert_snapshot!(said("flowExporter:\n  flowCollectorAddr: \"[::1]:4739:sctp\"\n"));
         assert_snapshot!(said("flowExporter:\n  flowCollectorAddr: \"localhost:99999:tcp\"\n"));

@@ -102,10 +102,28 @@ pub mod status {
 
 /// Numbers of [`Entry::tcp_state`].
 pub mod tcp {
+    /// The SYN was seen.
+    pub const SYN_SENT: u8 = 1;
+    /// Its answer was.
+    pub const SYN_RECV: u8 = 2;
+    /// Both ends talk.
+    pub const ESTABLISHED: u8 = 3;
+    /// One end is done.
+    pub const FIN_WAIT: u8 = 4;
+    /// The other end knows.
+    pub const CLOSE_WAIT: u8 = 5;
+    /// Both ends are done, and the last acknowledgement is missing.
+    pub const LAST_ACK: u8 = 6;
     /// Both ends are done; the kernel waits for strays.
     pub const TIME_WAIT: u8 = 7;
     /// Reset.
     pub const CLOSE: u8 = 8;
+    /// Both ends sent a SYN.
+    pub const SYN_SENT2: u8 = 9;
+
+    /// Where a number stands in [`flow_common::abi::Flow::state`] of a value that connection tracking tells: above what the kernel
+    /// programs set.
+    pub const SHIFT: u32 = 8;
 }
 
 /// What became of a connection.

@@ -25,6 +25,8 @@ pub struct Facts {
     pub uptime_seconds: u64,
     /// The kernel's release, as `uname -r`.
     pub kernel: String,
+    /// Who counts the packets.
+    pub source: Source,
     /// What each feature stands on in this kernel.
     pub features: Vec<Feature>,
     /// The kernel programs' run times.
@@ -58,6 +60,17 @@ pub struct Tally {
     pub packets: u64,
     /// Layer-3 bytes.
     pub bytes: u64,
+}
+
+/// Who counts the packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The kernel's programs at the interfaces.
+    #[default]
+    Ebpf,
+    /// Connection tracking.
+    Conntrack,
 }
 
 /// What a feature that has several ways stands on.
@@ -173,6 +186,10 @@ pub struct Conntrack {
     pub lost: [u64; 2],
     /// Events that told something a second time: beginnings and ends.
     pub repeated: [u64; 2],
+    /// Where it counts the packets: connections that are in no record, as there was no room for them.
+    pub no_room: u64,
+    /// Where it counts the packets: connections that another one at the same ends stands for.
+    pub shadowed: u64,
 }
 
 /// What the kernel dropped.

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use crate::doctor::{Facts, Interface, Tally};
+use crate::doctor::{Facts, Interface, Source, Tally};
 use crate::verify::Count;
 
 /// A registry that shows the latest facts.
@@ -167,6 +167,18 @@ const METRICS: &[Metric] = &[
     counter("flow_agent_conntrack_events", "Events read from connection tracking", |facts| one(facts.conntrack.events)),
     counter("flow_agent_conntrack_overruns", "How often connection tracking had no room for further events", |facts| {
         one(facts.conntrack.overruns)
+    }),
+    counter(
+        "flow_agent_conntrack_left_out",
+        "Tracked connections in no record, where connection tracking counts",
+        |facts| labelled("cause", ["no_room", "shadowed"], [facts.conntrack.no_room, facts.conntrack.shadowed]),
+    ),
+    gauge("flow_agent_source", "1 for whoever counts the packets", |facts| {
+        let name = match facts.source {
+            Source::Ebpf => "ebpf",
+            Source::Conntrack => "conntrack",
+        };
+        vec![(vec![("source", name.to_owned())], 1)]
     }),
     gauge("flow_agent_feature", "1 for the way that each feature stands on in this kernel", |facts| {
         facts.features.iter().map(|it| (vec![("feature", it.name.clone()), ("rung", it.rung.clone())], 1)).collect()

@@ -14,7 +14,7 @@ use flow_common::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Desk};
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::doctor::{self, Facts, Finding};
 use crate::enrich::Enricher;
 use crate::export::{self, Exporter};
@@ -41,7 +41,9 @@ pub async fn run(config: Config) -> Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot wait for signals")?;
     let node = node_name(&config);
     // What may be refused comes before the kernel is touched.
-    if let Some(Finding { what, remedy }) = doctor::missing_rights() {
+    if config.source == Source::Ebpf
+        && let Some(Finding { what, remedy }) = doctor::missing_rights()
+    {
         bail!("{what}: {remedy}");
     }
     let tls = config.tls_files().map(|files| TlsClient::load(&files)).transpose()?;
@@ -100,7 +102,7 @@ fn start(config: &Config, node: &str, channels: Channels) -> Result<Flows> {
     // A folder that knows this Node makes it a cluster's; another one only names addresses.
     let in_cluster = index.nodes().any(|known| &*known.name == node);
     let enricher = Enricher::new(node, in_cluster, index);
-    let mut tracking = Tracking::open(hooks(config));
+    let mut tracking = Tracking::open((config.source != Source::Conntrack).then(|| hooks(config)));
     let mut table = Table::new(
         TableConfig {
             node: node.to_owned(),
@@ -112,9 +114,11 @@ fn start(config: &Config, node: &str, channels: Channels) -> Result<Flows> {
         now,
     );
     let mut faults = Vec::new();
-    tracking.read(&mut table, now, &mut faults);
+    if config.source != Source::Conntrack {
+        tracking.read(&mut table, now, &mut faults);
+    }
     faults.iter().for_each(|fault| tracing::warn!("{fault}"));
-    let sources = Sources::open(config, tracking, objects)?;
+    let sources = Sources::open(config, tracking, objects, now)?;
     Ok(Flows::new(node.to_owned(), sources, table, enricher, channels))
 }
 

@@ -11,29 +11,61 @@ use flow_common::k8s::folder::{self, Folder, Look};
 use flow_common::time::Timestamp;
 use tokio::sync::mpsc;
 
+mod feed;
 mod pace;
+mod packets;
+mod tracked;
 mod tracking;
 
+pub use tracked::LeftOut;
 pub use tracking::Tracking;
 
-use crate::config::Config;
-use crate::conntrack;
+use crate::config::{Config, Source};
+use crate::conntrack::{Entry, Scope};
+use crate::doctor::{Feature, Fill};
 use crate::enrich::Enricher;
 use crate::kernel::drops::{Drops, DropsConfig, FlowDrops};
-use crate::kernel::{Deleted, Events, Kernel, KernelConfig, LoadError, Slice, SweepProgress};
+use crate::kernel::{
+    Deleted, Events, InterfaceReport, Kernel, KernelConfig, LoadError, RunStatistics, Slice, SweepProgress,
+};
 use crate::table::{Key, Table};
+use feed::Feed;
 use pace::Pace;
+use packets::Packets;
+use tracked::TrackedFlows;
 
 /// Looks at the folder of objects that wait to be taken in.
 const LOOKS: usize = 4;
+
+/// Connections that are held for each live flow there may be: those that are over stay until connection tracking forgets them.
+const ROOM: usize = 2;
 
 /// Flows with drops that are kept apart at one time, and bytes of the ring that tells of new ones.
 const DROPPED_FLOWS: u32 = 16_384;
 const DROP_RING_BYTES: u32 = 1 << 18;
 
+/// Why there is nothing to count packets with.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The programs are refused, and they alone were to count.
+    #[error("{0}")]
+    Programs(#[from] LoadError),
+    /// Connection tracking alone was to count, and cannot be read.
+    #[error("`source: conntrack` stands on connection tracking alone, and {0}")]
+    Tracking(String),
+    /// Neither is to be had.
+    #[error("{programs}; and instead of the programs, {tracking}")]
+    Neither {
+        /// Why not the programs.
+        programs: LoadError,
+        /// Why not connection tracking.
+        tracking: String,
+    },
+}
+
 /// Everything that is read, and the buffers it is read into.
 pub struct Sources {
-    kernel: Kernel,
+    packets: Packets,
     drops: Drops,
     tracking: Tracking,
     objects: Objects,
@@ -54,33 +86,20 @@ pub struct Objects {
 }
 
 impl Sources {
-    /// Loads the kernel programs.
-    pub fn open(config: &Config, tracking: Tracking, objects: Objects) -> Result<Self, LoadError> {
-        let kernel = Kernel::load(&KernelConfig {
-            max_flows: config.max_flows,
-            max_interfaces: config.max_interfaces,
-            ring_bytes: config.ring_bytes,
-            pods: config.pods.clone(),
-            uplinks: config.uplinks.clone(),
-            attachment: None,
-        })?;
-        let drops = Drops::open(&DropsConfig {
-            max_flows: DROPPED_FLOWS.min(config.max_flows),
-            ring_bytes: DROP_RING_BYTES.min(config.ring_bytes),
-        });
-        let report = drops.report();
-        match (report.rung, &report.failure) {
-            (Some(rung), _) => tracing::info!("drops are told of by the kernel's {rung}"),
-            (None, failure) => {
-                tracing::warn!("drops are not told of: {}", failure.as_deref().unwrap_or_default());
-            }
-        }
+    /// Loads the kernel programs, or stands on connection tracking. What began before `born` is older than the agent.
+    pub fn open(config: &Config, tracking: Tracking, objects: Objects, born: Timestamp) -> Result<Self, OpenError> {
+        let packets = open_packets(config, &tracking, born)?;
+        let drops = if config.source == Source::Conntrack { Drops::none() } else { open_drops(config) };
+        let period = match &packets {
+            Packets::Programs(_) => config.active_timeout,
+            Packets::Tracking(..) => config.poll_interval,
+        };
         Ok(Self {
-            kernel,
+            packets,
             drops,
             tracking,
             objects,
-            pace: Pace::new(config.active_timeout),
+            pace: Pace::new(period),
             events: Events::default(),
             dropped: Vec::new(),
             slice: Slice::default(),
@@ -91,7 +110,9 @@ impl Sources {
 
     /// One tick: rings first, then connection tracking (so that each new flow's connection is there), then a part of the sweep.
     pub fn tick(&mut self, table: &mut Table, enricher: &mut Enricher, now: Timestamp) {
-        if let Err(error) = self.kernel.refresh() {
+        if let Packets::Programs(kernel) = &mut self.packets
+            && let Err(error) = kernel.refresh()
+        {
             self.faults.push(format!("following the network interfaces: {error}"));
         }
         self.objects.feed(enricher, now);
@@ -116,22 +137,51 @@ impl Sources {
         self.settle(table, now);
     }
 
-    /// Reads single values of the maps, and single connections as connection tracking has them.
+    /// Reads single values of what counts the packets, and single connections as connection tracking has them.
     #[expect(clippy::type_complexity, reason = "two functions, as the table takes them")]
-    pub fn single(
-        &mut self,
-    ) -> (impl FnMut(&Key) -> Option<abi::Flow>, impl FnMut(&[conntrack::Scope], &mut Vec<Option<conntrack::Entry>>))
-    {
-        let (kernel, tracking, faults) = (&self.kernel, &mut self.tracking, &mut self.faults);
+    pub fn single(&mut self) -> (impl FnMut(&Key) -> Option<abi::Flow>, impl FnMut(&[Scope], &mut Vec<Option<Entry>>)) {
+        let (packets, tracking, faults) = (&self.packets, &mut self.tracking, &mut self.faults);
         (
-            move |key: &Key| lookup(kernel, key),
-            move |scopes: &[conntrack::Scope], entries: &mut Vec<_>| tracking.read_some(scopes, entries, faults),
+            move |key: &Key| packets.lookup(key),
+            move |scopes: &[Scope], entries: &mut Vec<_>| tracking.read_some(scopes, entries, faults),
         )
     }
 
-    /// The kernel side, for facts.
-    pub fn kernel(&mut self) -> &mut Kernel {
-        &mut self.kernel
+    /// Whether connection tracking counts the packets.
+    pub fn counts_by_tracking(&self) -> bool {
+        matches!(self.packets, Packets::Tracking(..))
+    }
+
+    /// What the counting at the interfaces stands on, where these hooks are attached.
+    pub fn counting(&self, hooks: &str) -> Feature {
+        let (rung, refused) = match &self.packets {
+            Packets::Programs(_) => (hooks, None),
+            Packets::Tracking(_, refused) => ("none", refused.clone()),
+        };
+        Feature { name: "tc".to_owned(), rung: rung.to_owned(), refused: refused.into_iter().collect() }
+    }
+
+    /// Every interface that a pattern names; none where connection tracking counts.
+    pub fn interfaces(&mut self) -> Vec<InterfaceReport> {
+        self.packets.interfaces()
+    }
+
+    /// Fill of whatever holds what was counted.
+    pub fn fill(&self) -> Vec<Fill> {
+        self.packets.fill()
+    }
+
+    /// Run times of the programs at the interfaces.
+    pub fn run_statistics(&self) -> Vec<RunStatistics> {
+        self.packets.run_statistics()
+    }
+
+    /// Connections of connection tracking that are in no record; where it counts the packets.
+    pub fn left_out(&self) -> LeftOut {
+        match &self.packets {
+            Packets::Programs(_) => LeftOut::default(),
+            Packets::Tracking(flows, _) => flows.statistics(),
+        }
     }
 
     /// The drop programs, for facts.
@@ -158,27 +208,48 @@ impl Sources {
 
     /// Takes in what the rings hold, after what connection tracking has told up to then.
     fn catch_up(&mut self, table: &mut Table, now: Timestamp) {
-        self.kernel.poll_events(&mut self.events);
-        self.tracking.read(table, now, &mut self.faults);
-        let clock = self.kernel.clock();
-        table.feed_events(&self.events.started, &clock, now);
-        table.feed_events(&self.events.ended, &clock, now);
+        let Self { packets, tracking, faults, events, .. } = self;
+        let clock = packets.clock();
+        match packets {
+            Packets::Programs(kernel) => {
+                kernel.poll_events(events);
+                tracking.read(table, now, faults);
+                // After the rings: no event may be of a later time.
+                let clock = kernel.clock();
+                table.feed_events(&events.started, &clock, now);
+                table.feed_events(&events.ended, &clock, now);
+            }
+            Packets::Tracking(flows, _) => {
+                tracking.hear(&mut Feed { table, flows: Some((flows, clock)), now }, faults);
+            }
+        }
         self.dropped.clear();
         // After the events: what answers a packet is sent before the packet is dropped.
+        let clock = self.packets.clock();
         if let Err(error) = self.drops.poll(clock.monotonic_ns(), &mut self.dropped) {
             self.faults.push(error.to_string());
         }
         table.feed_drops(&self.dropped, &clock, now);
     }
 
-    /// Reads up to `count` entries. False if that failed.
+    /// Reads up to `count` entries; of connection tracking, which cannot be read in parts, all. False if that failed.
     fn sweep(&mut self, count: usize, table: &mut Table, now: Timestamp) -> bool {
-        match self.kernel.sweep(count, &mut self.slice) {
+        let clock = self.packets.clock();
+        let kernel = match &mut self.packets {
+            Packets::Programs(kernel) => kernel,
+            Packets::Tracking(flows, _) => {
+                let mut feed = Feed { table, flows: Some((flows, clock)), now };
+                self.tracking.dump(&mut feed, &mut self.slice, &mut self.faults);
+                self.pace.read(self.slice.read, true);
+                return true;
+            }
+        };
+        match kernel.sweep(count, &mut self.slice) {
             Ok(progress) => {
                 // The values were read before the rings: each take-over that they show is told of by now, and each translation of a
                 // flow that has ended already.
                 self.catch_up(table, now);
-                table.feed_slice(&self.slice, &self.kernel.clock(), now);
+                table.feed_slice(&self.slice, &self.packets.clock(), now);
                 self.pace.read(self.slice.read, progress == SweepProgress::RoundComplete);
                 true
             }
@@ -191,30 +262,76 @@ impl Sources {
 
     /// What the table wants to know of single entries, and what it has no more use for.
     fn settle(&mut self, table: &mut Table, now: Timestamp) {
-        let clock = self.kernel.clock();
-        let (kernel, tracking, faults) = (&self.kernel, &mut self.tracking, &mut self.faults);
-        table.adopt(
-            |key| lookup(kernel, key),
-            |scopes, entries| tracking.read_some(scopes, entries, faults),
-            &clock,
-            now,
-        );
+        let clock = self.packets.clock();
+        let (packets, tracking, faults) = (&self.packets, &mut self.tracking, &mut self.faults);
+        let lookup = |key: &Key| packets.lookup(key);
+        let read = |scopes: &[Scope], entries: &mut Vec<Option<Entry>>| match packets {
+            Packets::Programs(_) => tracking.read_some(scopes, entries, faults),
+            Packets::Tracking(flows, _) => entries.extend(scopes.iter().map(|scope| flows.read(scope))),
+        };
+        table.adopt(lookup, read, &clock, now);
         let deletions = table.deletions();
         if deletions.keys4.is_empty() && deletions.keys6.is_empty() {
             return;
         }
-        match self.kernel.delete(&deletions.keys4, &deletions.keys6, &mut self.deleted) {
+        match self.packets.delete(deletions, &mut self.deleted) {
             Ok(()) => table.deleted(&self.deleted, &clock, now),
             Err(error) => self.faults.push(error.to_string()),
         }
     }
 }
 
-fn lookup(kernel: &Kernel, key: &Key) -> Option<abi::Flow> {
-    match key {
-        Key::V4(key) => kernel.lookup4(key).ok().flatten(),
-        Key::V6(key) => kernel.lookup6(key).ok().flatten(),
+/// Whoever is to count, or may instead.
+fn open_packets(config: &Config, tracking: &Tracking, born: Timestamp) -> Result<Packets, OpenError> {
+    let refused = match config.source {
+        Source::Conntrack => None,
+        Source::Auto | Source::Ebpf => match Kernel::load(&KernelConfig {
+            max_flows: config.max_flows,
+            max_interfaces: config.max_interfaces,
+            ring_bytes: config.ring_bytes,
+            pods: config.pods.clone(),
+            uplinks: config.uplinks.clone(),
+            attachment: None,
+        }) {
+            Ok(kernel) => return Ok(Packets::Programs(Box::new(kernel))),
+            Err(error) if config.source == Source::Ebpf => return Err(error.into()),
+            Err(error) => Some(error),
+        },
+    };
+    match (refused, tracking.refused().map(ToOwned::to_owned)) {
+        (None, Some(tracking)) => return Err(OpenError::Tracking(tracking)),
+        (Some(programs), Some(tracking)) => return Err(OpenError::Neither { programs, tracking }),
+        (refused, None) => {
+            match &refused {
+                Some(why) => {
+                    tracing::warn!("connection tracking counts the packets, as the programs are refused: {why}")
+                }
+                None => tracing::info!("connection tracking counts the packets, as configured"),
+            }
+            if tracking.accounting() == Some(false) {
+                tracing::warn!(
+                    "it does not count either (nf_conntrack_acct is off): flows have no bytes, and a packet a side"
+                );
+            }
+            let room = config.max_flows as usize * ROOM;
+            Ok(Packets::Tracking(TrackedFlows::new(room, born), refused.map(|why| why.to_string())))
+        }
     }
+}
+
+fn open_drops(config: &Config) -> Drops {
+    let drops = Drops::open(&DropsConfig {
+        max_flows: DROPPED_FLOWS.min(config.max_flows),
+        ring_bytes: DROP_RING_BYTES.min(config.ring_bytes),
+    });
+    let report = drops.report();
+    match (report.rung, &report.failure) {
+        (Some(rung), _) => tracing::info!("drops are told of by the kernel's {rung}"),
+        (None, failure) => {
+            tracing::warn!("drops are not told of: {}", failure.as_deref().unwrap_or_default());
+        }
+    }
+    drops
 }
 
 impl Objects {

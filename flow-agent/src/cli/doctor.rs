@@ -14,7 +14,7 @@ use super::client::{self, AskError};
 use super::text::{bytes, grouped, table};
 use super::{Socket, put};
 use crate::api::{Reply, Request};
-use crate::doctor::{Facts, Finding, Interface, host_findings, judge};
+use crate::doctor::{Facts, Finding, Interface, Source, host_findings, judge};
 
 /// What `doctor` takes.
 #[derive(Debug, Args)]
@@ -92,7 +92,9 @@ pub fn screen(diagnosis: &Diagnosis) -> String {
             }
         }
         text.push('\n');
-        text.push_str(&interfaces(&facts.interfaces));
+        if facts.source == Source::Ebpf {
+            text.push_str(&interfaces(&facts.interfaces));
+        }
         for interface in &facts.interfaces {
             if let Some(refused) = &interface.refused {
                 let _ = writeln!(text, "{} is not attached: {refused}", interface.name);
@@ -155,7 +157,9 @@ fn kernel(facts: &Facts) -> String {
     attached.sort_unstable();
     attached.dedup();
     let mut text = facts.kernel.clone();
-    if !attached.is_empty() {
+    if facts.source == Source::Conntrack {
+        text.push_str(", packets counted by connection tracking");
+    } else if !attached.is_empty() {
         let _ = write!(text, ", by {}", attached.join(" and "));
     }
     for program in facts.programs.iter().filter(|program| program.runs > 0) {

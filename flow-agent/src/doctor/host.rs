@@ -20,7 +20,7 @@ pub fn host_findings() -> Vec<Finding> {
     findings(release.trim(), Path::new("/sys/kernel/btf/vmlinux").exists(), capabilities(&status))
 }
 
-/// What this process may not do and an agent must.
+/// What this process may not do and an agent must that is to load kernel programs.
 pub fn missing_rights() -> Option<Finding> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     capabilities(&status).and_then(rights)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Conntrack, Drops, Export, Facts, Fill, Interface};
+use super::{Conntrack, Drops, Export, Facts, Fill, Interface, Source};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +20,9 @@ const NEARLY_FULL_PERCENT: u64 = 80;
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     let attached = facts.interfaces.iter().filter(|interface| interface.attached.is_some()).count();
-    if attached == 0 {
+    if facts.source == Source::Conntrack {
+        judge_refused_programs(facts, &mut findings);
+    } else if attached == 0 {
         findings.push(Finding::new(
             "no interface is attached: nothing is seen",
             "name this Node's interfaces in interfaces.pods and interfaces.uplinks (`ip link` lists them)",
@@ -32,7 +34,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         let what = format!("{} flows were ended early, as the table was full", facts.flows.evicted);
         findings.push(Finding::new(what, "raise maxFlows"));
     }
-    judge_conntrack(&facts.conntrack, &mut findings);
+    judge_conntrack(&facts.conntrack, facts.source, &mut findings);
     judge_drops(&facts.drops, &mut findings);
     judge_export(&facts.export, &mut findings);
     for refused in &facts.objects.refused {
@@ -48,6 +50,16 @@ impl Finding {
     /// What is wrong, and what to do.
     pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// Connection tracking stands in for the programs; not where that was configured.
+fn judge_refused_programs(facts: &Facts, findings: &mut Vec<Finding>) {
+    for refused in facts.features.iter().filter(|it| it.name == "tc").flat_map(|it| &it.refused) {
+        findings.push(Finding::new(
+            format!("the packets are counted by connection tracking, as the kernel's programs are refused: {refused}"),
+            "see what docs/sources.md says that only the programs know; where that is not needed, `source: conntrack`",
+        ));
     }
 }
 
@@ -86,7 +98,7 @@ fn judge_fill(fill: &Fill, findings: &mut Vec<Finding>) {
     }
 }
 
-fn judge_conntrack(conntrack: &Conntrack, findings: &mut Vec<Finding>) {
+fn judge_conntrack(conntrack: &Conntrack, source: Source, findings: &mut Vec<Finding>) {
     if let Some(refused) = &conntrack.refused {
         findings.push(Finding::new(
             format!("translated connections are not joined: {refused}"),
@@ -94,8 +106,12 @@ fn judge_conntrack(conntrack: &Conntrack, findings: &mut Vec<Finding>) {
         ));
         return;
     }
+    let accounting_is_for = match source {
+        Source::Ebpf => "a restarted agent begins its totals anew",
+        Source::Conntrack => "flows have no bytes, and one packet of each side that sent any",
+    };
     for (value, name, use_of) in [
-        (conntrack.accounting, "nf_conntrack_acct", "a restarted agent begins its totals anew"),
+        (conntrack.accounting, "nf_conntrack_acct", accounting_is_for),
         (conntrack.timestamps, "nf_conntrack_timestamp", "connections older than the agent begin when it saw them"),
     ] {
         if value == Some(false) {
@@ -106,6 +122,10 @@ fn judge_conntrack(conntrack: &Conntrack, findings: &mut Vec<Finding>) {
     if conntrack.capacity > 0 && conntrack.entries * 100 >= conntrack.capacity * NEARLY_FULL_PERCENT {
         let what = format!("connection tracking is nearly full: {} of {}", conntrack.entries, conntrack.capacity);
         findings.push(Finding::new(what, "raise net.netfilter.nf_conntrack_max"));
+    }
+    if conntrack.no_room > 0 {
+        let what = format!("{} connections are in no record, as there was no room for them", conntrack.no_room);
+        findings.push(Finding::new(what, "raise maxFlows"));
     }
     if conntrack.overruns > 0 {
         let what = format!("connection tracking dropped events {} times; a dump made up for it", conntrack.overruns);

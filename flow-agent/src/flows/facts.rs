@@ -7,7 +7,7 @@ use flow_common::k8s::{Index, Kind};
 
 use crate::conntrack::switches;
 use crate::doctor::{
-    Conntrack, DropSite, Drops, Facts, Feature, Fill, Flows, Interface, Loss, Objects, Program, Tally,
+    Conntrack, DropSite, Drops, Facts, Feature, Flows, Interface, Loss, Objects, Program, Source, Tally,
 };
 use crate::kernel::drops::Class;
 use crate::kernel::{Attachment, InterfaceReport, Role};
@@ -17,13 +17,10 @@ use crate::table::{InterfaceSums, Table};
 /// Everything that these know now.
 pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, index: &Index) -> Facts {
     let sums = table.interfaces();
-    let reports = sources.kernel().interfaces();
+    let reports = sources.interfaces();
     let interface = |report: &InterfaceReport| describe(report, sums.get(&report.index).copied().unwrap_or_default());
     let interfaces: Vec<Interface> = reports.iter().map(interface).collect();
-    let kernel = sources.kernel();
-    let maps = kernel.maps();
-    let maps = maps.iter().map(|map| Fill { name: map.name.to_owned(), used: map.used, capacity: map.capacity });
-    let programs = kernel.run_statistics();
+    let programs = sources.run_statistics();
     let programs = programs.iter().map(|run| Program { name: run.program.clone(), runs: run.runs, run_ns: run.run_ns });
     let statistics = table.statistics();
     let features = features(&interfaces, sources);
@@ -31,7 +28,8 @@ pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, ind
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: uptime.as_secs(),
         kernel: release(),
-        maps: maps.collect(),
+        maps: sources.fill(),
+        source: if sources.counts_by_tracking() { Source::Conntrack } else { Source::Ebpf },
         programs: programs.collect(),
         interfaces,
         flows: Flows {
@@ -107,11 +105,12 @@ fn features(interfaces: &[Interface], sources: &mut Sources) -> Vec<Feature> {
     rungs.sort_unstable();
     rungs.dedup();
     let rung = if rungs.is_empty() { "none".to_owned() } else { rungs.join(" and ") };
-    let tc = Feature { name: "tc".to_owned(), rung, refused: Vec::new() };
+    let tc = sources.counting(&rung);
     std::iter::once(tc).chain(sources.tracking().features()).collect()
 }
 
 fn tracking(sources: &mut Sources) -> Conntrack {
+    let left_out = sources.left_out();
     let tracking = sources.tracking();
     let hooks = tracking.hook_statistics();
     let statistics = tracking.statistics();
@@ -127,6 +126,8 @@ fn tracking(sources: &mut Sources) -> Conntrack {
         told: hooks.told,
         lost: hooks.lost,
         repeated: hooks.repeated,
+        no_room: left_out.no_room,
+        shadowed: left_out.shadowed,
     }
 }
 

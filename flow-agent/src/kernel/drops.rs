@@ -131,21 +131,26 @@ struct Attached {
 impl Drops {
     /// Loads and attaches the programs in the best form there is. Without one there are no drops, and the report says why.
     pub fn open(config: &DropsConfig) -> Self {
-        let mut drops = Self {
+        let mut drops = Self { max_flows: config.max_flows, ..Self::none() };
+        match attach::open(config, SITES, &mut drops.report) {
+            Ok((attached, reasons)) => (drops.attached, drops.reasons) = (Some(attached), reasons),
+            Err(error) => drops.report.failure = Some(error.to_string()),
+        }
+        drops
+    }
+
+    /// None, because none are wanted.
+    pub fn none() -> Self {
+        Self {
             report: Report::default(),
             reasons: Reasons::default(),
             symbols: Symbols::new(Path::new(places::SYMBOLS)),
             attached: None,
             known: HashMap::new(),
             gone: HashMap::new(),
-            max_flows: config.max_flows,
+            max_flows: 0,
             swept_ns: 0,
-        };
-        match attach::open(config, SITES, &mut drops.report) {
-            Ok((attached, reasons)) => (drops.attached, drops.reasons) = (Some(attached), reasons),
-            Err(error) => drops.report.failure = Some(error.to_string()),
         }
-        drops
     }
 
     /// In which form the programs run, and why in no better one.

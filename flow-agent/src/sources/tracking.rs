@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use flow_common::time::Timestamp;
 
+use super::feed::Feed;
 use crate::conntrack::{self, Conntrack, Event, Groups, HookStatistics, Hooks, switches};
 use crate::doctor::Feature;
-use crate::kernel::{HooksConfig, Standing};
+use crate::kernel::{HooksConfig, Rungs, Slice, Standing};
 use crate::table::Table;
 
 /// Where the two kinds of event come from.
@@ -23,7 +24,8 @@ const UNNUMBERED: &str = "waits for the kernel to number its first connection, a
 
 /// Connection tracking, or why there is none.
 pub struct Tracking {
-    hooks: Hooks,
+    /// None where no program is to be loaded.
+    hooks: Option<Hooks>,
     /// What the hooks tell is taken from them.
     by_hooks: bool,
     netlink: Option<Conntrack>,
@@ -36,9 +38,10 @@ pub struct Tracking {
 }
 
 impl Tracking {
-    /// Attaches what the kernel takes, listens to the rest, and turns the kernel's switches on where that is permitted.
-    pub fn open(config: HooksConfig) -> Self {
-        let hooks = Hooks::open(config);
+    /// Attaches what the kernel takes, if programs are wanted, listens to the rest, and turns the kernel's switches on where that is
+    /// permitted.
+    pub fn open(config: Option<HooksConfig>) -> Self {
+        let hooks = config.map(Hooks::open);
         let mut tracking = Self {
             hooks,
             by_hooks: false,
@@ -89,12 +92,12 @@ impl Tracking {
 
     /// What the programs told and lost.
     pub fn hook_statistics(&mut self) -> HookStatistics {
-        self.hooks.statistics()
+        self.hooks.as_mut().map(Hooks::statistics).unwrap_or_default()
     }
 
     /// Where beginnings and ends come from.
     pub fn features(&self) -> [Feature; 2] {
-        let rungs = self.hooks.rungs();
+        let rungs = self.rungs();
         [("conntrack-new", &rungs.new), ("conntrack-end", &rungs.end)].map(|(name, standing)| {
             let mut refused = standing.refused.clone();
             let rung = match standing.on {
@@ -112,24 +115,52 @@ impl Tracking {
 
     /// Reads the events that have come, or everything where events were lost.
     pub fn read(&mut self, table: &mut Table, now: Timestamp, faults: &mut Vec<String>) {
-        let is_changed = self.hooks.refresh(Instant::now());
-        self.poll(faults);
-        table.feed_conntrack(&self.events, now);
-        table.feed_conntrack(&self.later, now);
-        let by_hooks = self.netlink.is_none() || self.hooks.is_numbered();
+        self.hear(&mut Feed { table, flows: None, now }, faults);
+    }
+
+    /// The same for table and flows.
+    pub(super) fn hear(&mut self, feed: &mut Feed<'_>, faults: &mut Vec<String>) {
+        let is_changed = self.hooks.as_mut().is_some_and(|hooks| hooks.refresh(Instant::now()));
+        self.catch_up(feed, faults);
+        let is_numbered = self.hooks.as_ref().is_some_and(Hooks::is_numbered);
+        let by_hooks = self.hooks.is_some() && (self.netlink.is_none() || is_numbered);
         if is_changed || by_hooks != self.by_hooks {
             self.by_hooks = by_hooks;
             self.listen();
             // What came while the one was left and the other not yet listened to.
             self.lost = true;
         }
-        let Some(netlink) = self.netlink.as_mut().filter(|_| self.lost) else { return };
-        table.begin_dump();
-        match netlink.dump(|entry| table.feed_dump(entry, now)) {
-            Ok(()) => self.lost = false,
-            Err(error) => faults.push(error.to_string()),
+        if self.lost {
+            self.dump(feed, &mut Slice::default(), faults);
         }
-        table.end_dump(!self.lost, now);
+    }
+
+    /// Reads everything.
+    pub(super) fn dump(&mut self, feed: &mut Feed<'_>, slice: &mut Slice, faults: &mut Vec<String>) {
+        let Some(netlink) = self.netlink.as_mut() else { return };
+        feed.begin_dump();
+        match netlink.dump(|entry| feed.dumped(entry)) {
+            Ok(()) => self.lost = false,
+            Err(error) => {
+                self.lost = true;
+                faults.push(error.to_string());
+            }
+        }
+        feed.count(slice);
+        let whole = !self.lost;
+        // What the dump had no more has ended before, and that was told of: with its time and last counters.
+        self.catch_up(feed, faults);
+        feed.end_dump(whole);
+    }
+
+    fn catch_up(&mut self, feed: &mut Feed<'_>, faults: &mut Vec<String>) {
+        self.poll(faults);
+        feed.events(&self.events);
+        feed.events(&self.later);
+    }
+
+    fn rungs(&self) -> Rungs {
+        self.hooks.as_ref().map(|hooks| hooks.rungs().clone()).unwrap_or_default()
     }
 
     /// Single connections as they are now.
@@ -161,6 +192,10 @@ impl Tracking {
             }
             None => false,
         };
+        let Some(hooks) = hooks else {
+            *lost |= from_netlink(events);
+            return;
+        };
         if !*by_hooks {
             // To learn the numbers by; netlink tells all of it.
             hooks.poll(later);
@@ -178,8 +213,8 @@ impl Tracking {
 
     /// Listens to what is not taken from the hooks.
     fn listen(&mut self) {
+        let rungs = self.rungs();
         let is_told = |standing: &Standing| self.by_hooks && standing.on.is_some();
-        let rungs = self.hooks.rungs();
         let groups = Groups { new: !is_told(&rungs.new), update: false, end: !is_told(&rungs.end) };
         match Conntrack::open(groups) {
             Ok(netlink) => (self.netlink, self.refused) = (Some(netlink), None),

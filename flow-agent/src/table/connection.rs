@@ -7,6 +7,7 @@ use flow_common::record::TcpState;
 
 use super::entry::{Counters, Entry};
 use super::slab::NONE;
+use crate::conntrack::tcp;
 
 /// It is over; [`Connection::reason`] says why.
 pub(super) const OVER: u32 = 1;
@@ -194,7 +195,9 @@ impl Connection {
         if value.state & abi::STATE_REFUSED != 0 {
             self.set(REFUSED, true);
         }
-        if value.direction[0].flags | value.direction[1].flags != 0 {
+        if let Some(state) = State::tracked(value.state) {
+            self.state = state;
+        } else if value.direction[0].flags | value.direction[1].flags != 0 {
             self.state = State::of(value.state, there, back);
         }
     }
@@ -229,6 +232,21 @@ impl Connection {
 }
 
 impl State {
+    /// As connection tracking has it, where the value is from there.
+    fn tracked(state: u32) -> Option<Self> {
+        Some(match u8::try_from(state >> tcp::SHIFT).ok()? {
+            tcp::SYN_SENT | tcp::SYN_SENT2 => Self::SynSent,
+            tcp::SYN_RECV => Self::SynReceived,
+            tcp::ESTABLISHED => Self::Established,
+            tcp::FIN_WAIT => Self::FinWait,
+            tcp::CLOSE_WAIT => Self::CloseWait,
+            tcp::LAST_ACK => Self::LastAck,
+            tcp::TIME_WAIT => Self::TimeWait,
+            tcp::CLOSE => Self::Closed,
+            _ => return None,
+        })
+    }
+
     /// By the flags that each end has sent, and what it has acknowledged.
     fn of(state: u32, there: &Direction, back: &Direction) -> Self {
         let fin = |direction: &Direction| direction.flags & abi::FLAG_FIN != 0;

@@ -27,7 +27,7 @@ pub enum Key {
 impl Key {
     /// The key that packets of `tuple` have, and whether its sender is the key's end 1. `icmp` is type * 256 + code of
     /// the request, which the tuple of an answer does not tell. None where the addresses are of two families.
-    pub(super) fn of(tuple: &Tuple, icmp: u16) -> Option<(Self, bool)> {
+    pub fn of(tuple: &Tuple, icmp: u16) -> Option<(Self, bool)> {
         let is_icmp = is_icmp(tuple.src, tuple.protocol);
         let ports = match tuple.protocol {
             _ if is_icmp => [tuple.src_port.to_be(), icmp.to_be()],
