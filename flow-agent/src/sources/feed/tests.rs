@@ -97,10 +97,8 @@ fn translated(protocol: u8, port: u16, counters: [(u64, u64); 2]) -> Entry {
 }
 
 fn begins(entry: Entry) -> Event {
-    Event {
-        kind: Kind::New,
-        entry: Entry { counters: None, start: None, status: entry.status & !status::SEEN_REPLY, ..entry },
-    }
+    let (tcp_state, status) = (entry.tcp_state.map(|_| tcp::SYN_SENT), entry.status & !status::SEEN_REPLY);
+    Event { kind: Kind::New, entry: Entry { counters: None, start: None, tcp_state, status, ..entry } }
 }
 
 fn ends(entry: Entry, milliseconds: u64) -> Event {
