@@ -49,7 +49,7 @@ const DROP_RING_BYTES: u32 = 1 << 18;
 pub enum OpenError {
     /// The programs are refused, and they alone were to count.
     #[error("{0}")]
-    Programs(#[from] LoadError),
+    Programs(Box<LoadError>),
     /// Connection tracking alone was to count, and cannot be read.
     #[error("`source: conntrack` stands on connection tracking alone, and {0}")]
     Tracking(String),
@@ -57,7 +57,7 @@ pub enum OpenError {
     #[error("{programs}; and instead of the programs, {tracking}")]
     Neither {
         /// Why not the programs.
-        programs: LoadError,
+        programs: Box<LoadError>,
         /// Why not connection tracking.
         tracking: String,
     },
@@ -294,17 +294,17 @@ fn open_packets(config: &Config, tracking: &Tracking, born: Timestamp) -> Result
             attachment: None,
         }) {
             Ok(kernel) => return Ok(Packets::Programs(Box::new(kernel))),
-            Err(error) if config.source == Source::Ebpf => return Err(error.into()),
-            Err(error) => Some(error),
+            Err(error) if config.source == Source::Ebpf => return Err(OpenError::Programs(Box::new(error))),
+            Err(error) => Some(Box::new(error)),
         },
     };
     match (refused, tracking.refused().map(ToOwned::to_owned)) {
-        (None, Some(tracking)) => return Err(OpenError::Tracking(tracking)),
-        (Some(programs), Some(tracking)) => return Err(OpenError::Neither { programs, tracking }),
+        (None, Some(tracking)) => Err(OpenError::Tracking(tracking)),
+        (Some(programs), Some(tracking)) => Err(OpenError::Neither { programs, tracking }),
         (refused, None) => {
             match &refused {
                 Some(why) => {
-                    tracing::warn!("connection tracking counts the packets, as the programs are refused: {why}")
+                    tracing::warn!("connection tracking counts the packets, as the programs are refused: {why}");
                 }
                 None => tracing::info!("connection tracking counts the packets, as configured"),
             }
