@@ -68,7 +68,6 @@ pub enum Counterpart {
 
 /// What has ended, on either side.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "both are of a few hundred bytes and live for a tick")]
 pub enum Parted {
     /// The table lets a flow go: its totals are final.
     Flow(Counted),

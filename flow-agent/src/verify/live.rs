@@ -22,6 +22,9 @@ const TRIES: usize = 4;
 /// Connections that wait for a second look; what comes beyond is judged at the first.
 const SUSPECTS: usize = 16_384;
 
+/// Reads connections by their tuples into a list.
+type Read<'a> = &'a mut dyn FnMut(&[Scope], &mut Vec<Option<Entry>>);
+
 /// Both sides, and how single values of either are read.
 pub struct Sides<'a> {
     /// What was counted.
@@ -31,7 +34,7 @@ pub struct Sides<'a> {
     /// Reads the map.
     pub lookup: &'a mut dyn FnMut(&Key) -> Option<abi::Flow>,
     /// Reads connection tracking: as many answers as questions.
-    pub read: &'a mut dyn FnMut(&[Scope], &mut Vec<Option<Entry>>),
+    pub read: Read<'a>,
     /// Whether a connection is of those that are exported.
     pub is_local: &'a dyn Fn(&Ends, Timestamp) -> bool,
     /// The time.

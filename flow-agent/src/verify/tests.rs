@@ -269,7 +269,7 @@ fn what_is_under_way_at_the_first_look_is_equal_at_the_second() {
 
 #[test]
 fn differences_have_the_reasons_that_either_side_knows() {
-    let cases: [(u32, u64, u32, [u64; 4], [u64; 4], Option<Reason>); 6] = [
+    let cases = [
         (abi::STATE_FRAGMENTED, 0, 0, [6, 600, 6, 600], [2, 520, 2, 520], Some(Reason::Fragments)),
         // Fragments never make it less.
         (abi::STATE_FRAGMENTED, 0, 0, [1, 100, 1, 100], [2, 200, 1, 100], None),
@@ -294,7 +294,7 @@ fn differences_have_the_reasons_that_either_side_knows() {
 
 #[test]
 fn flows_that_connection_tracking_does_not_know_have_reasons() {
-    let cases: [(Tuple, [u64; 4], u32, u64, Option<Reason>); 8] = [
+    let cases = [
         (tuple(0, "10.0.2.2", 0x0301, 1), [1, 90, 0, 0], 0, 0, Some(Reason::IcmpError)),
         (tuple(0, "10.0.2.2", 0, UDP), [2, 2_000, 0, 0], abi::STATE_FRAGMENTED, 0, Some(Reason::Fragments)),
         (tuple(40_000, "10.0.2.2", 80, TCP), [3, 180, 0, 0], 0, 3, Some(Reason::Dropped)),
