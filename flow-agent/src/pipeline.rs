@@ -41,9 +41,7 @@ pub async fn run(config: Config) -> Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot wait for signals")?;
     let node = node_name(&config);
     // What may be refused comes before the kernel is touched.
-    if config.source == Source::Ebpf
-        && let Some(Finding { what, remedy }) = doctor::missing_rights()
-    {
+    if let Some(Finding { what, remedy }) = doctor::missing_rights(config.source == Source::Ebpf) {
         bail!("{what}: {remedy}");
     }
     let tls = config.tls_files().map(|files| TlsClient::load(&files)).transpose()?;

@@ -20,10 +20,10 @@ pub fn host_findings() -> Vec<Finding> {
     findings(release.trim(), Path::new("/sys/kernel/btf/vmlinux").exists(), capabilities(&status))
 }
 
-/// What this process may not do and an agent must that is to load kernel programs.
-pub fn missing_rights() -> Option<Finding> {
+/// What this process may not do and an agent must: load kernel programs or, where it may do without them, at least read connection tracking.
+pub fn missing_rights(needs_programs: bool) -> Option<Finding> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    capabilities(&status).and_then(rights)
+    capabilities(&status).filter(|held| needs_programs || held & CAP_NET_ADMIN == 0).and_then(rights)
 }
 
 fn findings(release: &str, btf: bool, capabilities: Option<u64>) -> Vec<Finding> {

@@ -25,9 +25,12 @@ const PARTS: usize = 8;
 /// How long news may be under way to the table, before what nobody could explain is looked at again.
 const UNDER_WAY: Duration = Duration::from_secs(2);
 
-/// Ended connections that wait for their other side, and what may end in a tick.
-const ENDED: usize = 1 << 18;
+/// Ended connections that wait for their other side, on each (some 15 MB in all), and what may end in a tick.
+const ENDED: usize = 1 << 15;
 const ENDED_IN_A_TICK: usize = 1 << 16;
+
+/// Why nothing can be compared.
+const ONE_SIDE: &str = "connection tracking itself counts the packets here (`source`)";
 
 type Asker = oneshot::Sender<Box<Report>>;
 
@@ -84,6 +87,12 @@ impl Checks {
         }
         self.ended.expire(table, |ends, start| enricher.exports(ends, start), now);
         self.waiting.retain(|asker| !asker.is_closed());
+        if sources.counts_by_tracking() {
+            for asker in self.waiting.drain(..) {
+                // Whoever asked may be gone.
+                drop(asker.send(Box::new(Report { failure: Some(ONE_SIDE.to_owned()), ..Report::default() })));
+            }
+        }
         if self.running.is_none() && !self.waiting.is_empty() {
             self.running = Some(Running::new(std::mem::take(&mut self.waiting)));
         }
