@@ -23,7 +23,8 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// Packets from the peer enter the Node by its veth and end there: it forwards nothing.
+    /// Packets from the peer enter the Node by its veth and leave it by another one, which is not observed, back to the peer: dropped on the
+    /// Node they would be denied connections.
     pub(super) fn set_up(conntrack: bool) -> Result<Self> {
         let id = std::process::id();
         let (node, peer) = (format!("flow-bench-{id}-node"), format!("flow-bench-{id}-peer"));
@@ -42,6 +43,15 @@ impl Lab {
         ip(&format!("-n {node} addr add 10.88.0.1/24 dev veth0"))?;
         ip(&format!("-n {peer} addr add 10.88.0.2/24 dev eth0"))?;
         ip(&format!("-n {node} link set veth0 up"))?;
+        ip(&format!("-n {node} link add sink0 type veth peer name sink1 netns {peer}"))?;
+        ip(&format!("-n {node} addr add 10.89.0.1/24 dev sink0"))?;
+        ip(&format!("-n {peer} addr add 10.89.0.2/24 dev sink1"))?;
+        ip(&format!("-n {node} link set sink0 up"))?;
+        ip(&format!("-n {peer} link set sink1 up"))?;
+        ip(&format!("-n {node} route add default via 10.89.0.2"))?;
+        let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+        let status = Command::new("ip").args(["netns", "exec", node, "sh", "-c", forward]).status();
+        ensure!(status?.success(), "forwarding could not be turned on in {node}");
         ip(&format!("-n {peer} link set eth0 up"))?;
         ip(&format!("-n {peer} route add default via 10.88.0.1"))?;
         if conntrack {
@@ -124,12 +134,23 @@ impl Agent {
         Ok(sum)
     }
 
-    /// The most that ever was resident.
+    /// The most that ever was resident, without the kernel's rings, of which each page is mapped twice.
     pub(super) fn peak_mib(&self) -> Result<f64> {
+        let kib = |text: &str| text.trim().trim_end_matches(" kB").parse::<f64>();
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / 1_024.0)
+        let peak = kib(status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?)?;
+        let mut rings = 0.0;
+        let mut is_ring = false;
+        for line in fs::read_to_string(format!("/proc/{}/smaps", self.0.id()))?.lines() {
+            match line.strip_prefix("Rss:") {
+                Some(resident) if is_ring => rings += kib(resident)?,
+                Some(_) => {}
+                // A mapping begins with its addresses and ends with its name.
+                None if line.contains('-') => is_ring = line.ends_with("anon_inode:bpf-map"),
+                None => {}
+            }
+        }
+        Ok((peak - rings) / 1_024.0)
     }
 
     /// Ends it in order: it hands over what it has.

@@ -59,7 +59,7 @@ pub(super) fn run(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// A flow is told by where it goes: an address behind the Node, which drops it.
+/// A flow is told by where it goes: an address behind the Node, which hands it on.
 fn flow(number: u32) -> SocketAddrV4 {
     let addr = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 100, 0, 1)) + number / PORTS);
     let port = 1_024 + number % PORTS;
