@@ -62,6 +62,16 @@ struct ConfigFile {
     config: Option<PathBuf>,
 }
 
+/// What `-o` takes where there is one thing to show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs: all that is known.
+    Json,
+}
+
 /// Where the running agent is asked.
 #[derive(Debug, Args)]
 pub struct Socket {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{self, AskError};
 use super::text::{bytes, grouped, table};
-use super::{Socket, put};
+use super::{Output, Socket, put};
 use crate::api::{Reply, Request};
 use crate::doctor::{Facts, Finding, Interface, Source, host_findings, judge};
 
@@ -24,16 +24,6 @@ pub struct Options {
     output: Output,
     #[command(flatten)]
     socket: Socket,
-}
-
-/// What `-o` takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// One screen.
-    #[default]
-    Table,
-    /// Facts and findings.
-    Json,
 }
 
 /// Exit status with findings.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::text::{bytes, grouped, table};
-use super::{Socket, client, put};
+use super::{Output, Socket, client, put};
 use crate::api::{DeniedFlow, DropsReply, Reply, Request};
 use crate::doctor::DropSite;
 
@@ -19,16 +19,6 @@ pub struct Options {
     output: Output,
     #[command(flatten)]
     socket: Socket,
-}
-
-/// What `-o` takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// One screen.
-    #[default]
-    Table,
-    /// All that is known.
-    Json,
 }
 
 const SITES: [&str; 6] = ["REASON", "MEANS", "INTERFACE", "FUNCTION", "PACKETS", "BYTES"];

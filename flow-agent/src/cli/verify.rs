@@ -12,7 +12,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::text::{grouped, table};
-use super::{Socket, client, put};
+use super::{Output, Socket, client, put};
 use crate::api::{Reply, Request, protocol_name};
 use crate::verify::{Count, Difference, Findings, Outcome, Report};
 
@@ -27,16 +27,6 @@ pub struct Options {
     output: Output,
     #[command(flatten)]
     socket: Socket,
-}
-
-/// What `-o` takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// A line a difference, and the sums.
-    #[default]
-    Table,
-    /// The whole report; with --watch one a line.
-    Json,
 }
 
 /// Exit status where something is unexplained, and where nothing was compared.
