@@ -93,6 +93,8 @@ fn main() {
         active_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(3_600),
         timestamps: false,
+        inherits: false,
+        keeps: false,
     };
     let mut table = Table::new(config, map.now());
     let mut enricher = Enricher::new("node", false, Index::new(1_000));

@@ -1,4 +1,4 @@
-//! The command line: `run`, `flows`, `top`, `drops`, `verify`, `doctor`, `config`.
+//! The command line: `run`, `flows`, `top`, `drops`, `verify`, `doctor`, `detach`, `config`.
 //!
 //! Takes arguments; starts the agent, or asks the one that runs over its socket and prints what it says. Decides nothing about flows.
 
@@ -42,6 +42,8 @@ enum Command {
     Verify(verify::Options),
     /// Say whether the numbers can be believed, and what to do where they cannot.
     Doctor(doctor::Options),
+    /// End the counting that goes on in the kernel without an agent. To be run in the agent's network namespace.
+    Detach(ConfigFile),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Drops(options) => drops::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Detach(file) => detach(&file),
         Command::Config(ConfigCommand::Check(file)) => check(&file),
         Command::Config(ConfigCommand::Print(file)) => print(&file),
     };
@@ -118,6 +121,12 @@ fn run(file: &ConfigFile) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn detach(file: &ConfigFile) -> Result<ExitCode> {
+    let count = crate::kernel::detach(&read_or_default(file)?.pin_path)?;
+    put(if count > 0 { "The programs are detached, and their maps are gone.\n" } else { "Nothing was kept.\n" })?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn check(file: &ConfigFile) -> Result<ExitCode> {
     let config = load(file.config.as_deref())?;
     if let Some(files) = config.tls_files() {
@@ -128,12 +137,16 @@ fn check(file: &ConfigFile) -> Result<ExitCode> {
 }
 
 fn print(file: &ConfigFile) -> Result<ExitCode> {
-    let settings = match file.config.as_deref() {
-        Some(path) => load(Some(path))?,
-        None => Config::default(),
-    };
-    put(&flow_common::config::print(&settings))?;
+    put(&flow_common::config::print(&read_or_default(file)?))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a file says; without one the defaults, which alone would lack the files of TLS.
+fn read_or_default(file: &ConfigFile) -> Result<Config> {
+    match file.config.as_deref() {
+        Some(path) => load(Some(path)),
+        None => Ok(Config::default()),
+    }
 }
 
 /// Reads the file, or takes the defaults; warnings go to standard error.

@@ -53,6 +53,12 @@ settings! {
         "maxFlows" => max_flows: u32 = 262_144,
         /// Bytes of the two rings each in which the kernel tells of new and of ended flows; rounded up to a power of two.
         "ringBytes" => ring_bytes: u32 = 2_097_152,
+        /// Whether maps and programs stay in the kernel when the agent ends, and the next one goes on with them without missing a packet:
+        /// `auto` where `bpf.pinPath` is in a bpffs, or `never`. Without an agent they fall silent after 10 minutes; `flow-agent detach`
+        /// removes them. On kernels below 6.6 what passes while one agent follows the other goes unseen, and is counted.
+        "bpf.pin" => pin: Pin = Pin::Auto,
+        /// The folder in a bpffs where they are kept.
+        "bpf.pinPath" => pin_path: PathBuf = PathBuf::from("/sys/fs/bpf/flow-agent"),
         /// A folder of Kubernetes manifests (Node, Namespace, Pod, Service, EndpointSlice) that names addresses.
         /// Changed files are read again.
         "kubernetes.objects" => objects: Option<PathBuf> = None,
@@ -140,15 +146,47 @@ impl Setting for Source {
     const FORM: &'static str = "auto, ebpf or conntrack";
 
     fn read(node: &Node) -> Result<Self, Unfit> {
-        let text = if let Value::Text(text) = &node.value { text.as_str() } else { "" };
-        let named = Self::ALL.into_iter().find(|(_, name)| *name == text);
-        named.map(|(source, _)| source).ok_or_else(|| Unfit::new(format!("{} is wanted, found {node}", Self::FORM)))
+        named(&Self::ALL, node, Self::FORM)
     }
 
     fn print(&self) -> String {
-        let named = Self::ALL.into_iter().find(|(source, _)| source == self);
-        named.map(|(_, name)| name.to_owned()).unwrap_or_default()
+        name_of(&Self::ALL, self)
     }
+}
+
+impl Setting for Pin {
+    const FORM: &'static str = "auto or never";
+
+    fn read(node: &Node) -> Result<Self, Unfit> {
+        named(&Self::ALL, node, Self::FORM)
+    }
+
+    fn print(&self) -> String {
+        name_of(&Self::ALL, self)
+    }
+}
+
+fn named<T: Copy>(all: &[(T, &str)], node: &Node, form: &str) -> Result<T, Unfit> {
+    let text = if let Value::Text(text) = &node.value { text.as_str() } else { "" };
+    let named = all.iter().find(|(_, name)| *name == text);
+    named.map(|(value, _)| *value).ok_or_else(|| Unfit::new(format!("{form} is wanted, found {node}")))
+}
+
+fn name_of<T: PartialEq>(all: &[(T, &str)], value: &T) -> String {
+    all.iter().find(|(known, _)| known == value).map(|(_, name)| (*name).to_owned()).unwrap_or_default()
+}
+
+/// Whether maps and programs stay in the kernel from one agent to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// Where there is a place for it.
+    Auto,
+    /// They go with the agent.
+    Never,
+}
+
+impl Pin {
+    const ALL: [(Self, &'static str); 2] = [(Self::Auto, "auto"), (Self::Never, "never")];
 }
 
 /// `flowCollectorAddr`, as it was written and as it was understood.

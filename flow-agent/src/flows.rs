@@ -89,7 +89,7 @@ impl Flows {
         Self { node, sources, table, enricher, channels, updates, followers, shows, checks, addresses, began, told }
     }
 
-    /// Until the end is requested; then everything is read once more, every flow ended and handed on.
+    /// Until the end is requested; then everything is read once more, every flow ended (unless the kernel goes on counting) and handed on.
     pub async fn run(mut self, mut shutdown: Shutdown) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,7 +129,7 @@ impl Flows {
     async fn finish(mut self) {
         let now = now();
         self.sources.finish(&mut self.table, now);
-        self.table.finish(now);
+        self.table.finish(self.sources.goes_on(), now);
         loop {
             let more = self.take(now, true, BATCH);
             if let Some(batch) = self.batch()
@@ -149,7 +149,9 @@ impl Flows {
     fn take(&mut self, now: Timestamp, connected: bool, max: usize) -> bool {
         self.updates.clear();
         let enricher = &self.enricher;
-        self.table.due(now, connected, max, |ends, start| enricher.exports(ends, start), &mut self.updates)
+        let more = self.table.due(now, connected, max, |ends, start| enricher.exports(ends, start), &mut self.updates);
+        self.sources.identify(&mut self.table);
+        more
     }
 
     /// The updates as records, also for those who follow.

@@ -6,10 +6,15 @@
 use flow_common::abi::{Count, Event, Flow, HookCounters, Key4, Key6};
 use flows::Sweep;
 use interfaces::Interfaces;
+use links::Links;
 use load::{Loaded, map_error};
+use pins::{Identity, Shape};
 use roles::Roles;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 mod attach;
 pub mod btf;
@@ -20,11 +25,13 @@ mod flows;
 mod interfaces;
 mod links;
 mod load;
+mod pins;
 mod rings;
 mod roles;
 mod syscall;
 
 pub use conntrack::{ConnLayout, ConntrackHooks, HooksConfig, Rung, Rungs, Standing};
+pub use pins::{Inheritance, PinError, Pins};
 
 /// What [`Kernel::load`] needs to know.
 #[derive(Clone, Debug)]
@@ -269,30 +276,99 @@ pub struct RunStatistics {
     pub run_ns: u64,
 }
 
-/// The loaded programs and their maps. Dropping it detaches everything.
+/// The loaded programs and their maps. Dropping it detaches everything, unless it is kept for the next agent.
 pub struct Kernel {
     loaded: Loaded,
     interfaces: Interfaces,
     sweep: Sweep,
     rings: [MapFill; 2],
+    renewed: Instant,
+}
+
+/// How often the programs are told that their agent is there.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// Takes the place below `root` (in bpffs) where programs and maps of this shape are kept from one agent to the next, with what is there.
+pub fn pins(root: &Path, config: &KernelConfig) -> Result<Pins, PinError> {
+    let ring_bytes = load::ring_bytes(config);
+    Pins::open(root, Shape { max_flows: config.max_flows, max_interfaces: config.max_interfaces, ring_bytes })
+}
+
+/// Ends the counting that was kept going in this network namespace without an agent: by names below `root`, or as filters that outlived
+/// theirs. Gives how many things were kept.
+pub fn detach(root: &Path) -> Result<usize, PinError> {
+    let count = match pins::release(root) {
+        Err(PinError::NoBpffs(_)) => 0,
+        result => result?,
+    };
+    for link in Links::open().and_then(|mut links| links.dump()).unwrap_or_default() {
+        attach::remove_leftovers(&link.name);
+    }
+    Ok(count)
 }
 
 impl Kernel {
-    /// Loads the programs and attaches them to every interface that is there.
-    pub fn load(config: &KernelConfig) -> Result<Self, LoadError> {
-        let mut loaded = load::load(config)?;
+    /// Loads the programs and attaches them to every interface that is there; with `pins` in the place of those of the agent before, whose
+    /// maps they use on.
+    pub fn load(config: &KernelConfig, pins: Option<Pins>) -> Result<Self, LoadError> {
+        let mut loaded = load::load(config, pins)?;
+        loaded.renew();
         let roles = Roles::new(&config.pods, &config.uplinks);
+        let pins = loaded.maps.pins.as_ref();
         let mut interfaces =
-            Interfaces::open(roles, config.max_interfaces, config.attachment).map_err(LoadError::Links)?;
+            Interfaces::open(roles, config.max_interfaces, config.attachment, pins).map_err(LoadError::Links)?;
         interfaces.begin(&mut loaded.programs, &loaded.maps).map_err(LoadError::Links)?;
+        if let Some(pins) = &mut loaded.maps.pins {
+            pins.tidy(|index| interfaces.has(index));
+        }
         let capacity = u64::from(config.ring_bytes);
         let rings = ["events", "ends"].map(|name| MapFill { name, used: 0, capacity });
-        Ok(Self { loaded, interfaces, sweep: Sweep::default(), rings })
+        Ok(Self { loaded, interfaces, sweep: Sweep::default(), rings, renewed: Instant::now() })
+    }
+
+    /// Whether programs and maps stay for the next agent.
+    pub fn is_kept(&self) -> bool {
+        self.loaded.maps.pins.is_some()
+    }
+
+    /// What was adopted of the agent before, and what its points counted that is not in the maps any more: packets and bytes, by
+    /// interface index.
+    pub fn inherited(&self) -> Option<(Inheritance, &BTreeMap<u32, [i64; 2]>)> {
+        let inheritance = self.loaded.maps.pins.as_ref()?.inherited()?;
+        Some((inheritance, self.interfaces.gone()))
+    }
+
+    /// Leaves to the next agent what interfaces' points counted in entries that are gone.
+    pub fn note_gone(&mut self, gone: impl Iterator<Item = (u32, [i64; 2])>) {
+        if self.is_kept() {
+            gone.for_each(|(index, gone)| self.interfaces.note_gone(index, gone, &self.loaded.maps));
+        }
+    }
+
+    /// Leaves to the next agent as what flows are being told of: see [`Identified`].
+    pub fn identify(&self, flows: impl Iterator<Item = Identified>) {
+        if let Some(pins) = &self.loaded.maps.pins {
+            for Identified { family, key, generation, reversed, began, flow_id } in flows {
+                let identity = Identity { flow_id, generation, reversed: reversed.into(), began };
+                pins.identify(pinned_key(family, key), identity);
+            }
+        }
+    }
+
+    /// As what the agent before has told of a flow.
+    pub fn identity(&self, family: u32, key: Key6) -> Option<Identified> {
+        let Identity { flow_id, generation, reversed, began } =
+            self.loaded.maps.pins.as_ref()?.identity(pinned_key(family, key))?;
+        Some(Identified { family, key, generation, reversed: reversed != 0, began, flow_id })
     }
 
     /// Follows link events: attaches what came, forgets what went, moves back to the head of a changed chain. Never
     /// blocks; to be called every 100 ms. True if the list of [`Kernel::interfaces`] changed.
     pub fn refresh(&mut self) -> io::Result<bool> {
+        if self.renewed.elapsed() >= RENEWAL {
+            self.renewed = Instant::now();
+            self.loaded.renew();
+        }
         self.interfaces.refresh(&mut self.loaded.programs, &self.loaded.maps)
     }
 
@@ -330,7 +406,13 @@ impl Kernel {
         let maps = &self.loaded.maps;
         let quiet = (self.clock().jiffies, self.loaded.silence);
         flows::delete(&maps.flows4, keys4, quiet, deleted, flows::keep4).map_err(map_error("deletion", "flows4"))?;
-        flows::delete(&maps.flows6, keys6, quiet, deleted, flows::keep6).map_err(map_error("deletion", "flows6"))
+        flows::delete(&maps.flows6, keys6, quiet, deleted, flows::keep6).map_err(map_error("deletion", "flows6"))?;
+        if let Some(pins) = &maps.pins {
+            let Slice { keys4: kept4, keys6: kept6, .. } = &deleted.kept;
+            let gone4 = without(keys4, kept4).map(|key| pinned_key(4, (*key).into()));
+            gone4.chain(without(keys6, kept6).map(|key| pinned_key(6, *key))).for_each(|key| pins.forget(key));
+        }
+        Ok(())
     }
 
     /// Every interface that a pattern names, and those that went within the last minute.
@@ -373,8 +455,39 @@ impl Kernel {
     }
 }
 
+/// A flow that is told of for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identified {
+    /// 4 or 6.
+    pub family: u32,
+    /// The key, of an IPv4 flow as [`Key6::from`] puts it.
+    pub key: Key6,
+    /// Of the map's entry.
+    pub generation: u32,
+    /// Whether its originator is the key's end 1.
+    pub reversed: bool,
+    /// The entry's packets and bytes from end 0, then from end 1, when it began.
+    pub began: [u64; 4],
+    /// Its number; 0 for the entry that another one's counters stand for.
+    pub flow_id: u64,
+}
+
+/// One map holds both families.
+fn pinned_key(family: u32, mut key: Key6) -> Key6 {
+    key.scope[2] = if family == 4 { 4 } else { 0 };
+    key
+}
+
+/// The keys that are not among the kept ones, which are in the same order.
+fn without<'a, K: PartialEq>(keys: &'a [K], kept: &'a [K]) -> impl Iterator<Item = &'a K> {
+    let mut kept = kept.iter().peekable();
+    keys.iter().filter(move |key| kept.next_if_eq(key).is_none())
+}
+
 impl Drop for Kernel {
     fn drop(&mut self) {
-        self.interfaces.leave(&mut self.loaded.programs);
+        if !self.is_kept() {
+            self.interfaces.leave(&mut self.loaded.programs);
+        }
     }
 }

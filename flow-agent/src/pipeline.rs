@@ -20,7 +20,7 @@ use crate::enrich::Enricher;
 use crate::export::{self, Exporter};
 use crate::flows::{Channels, Flows};
 use crate::kernel::HooksConfig;
-use crate::sources::{Objects, Sources, Tracking};
+use crate::sources::{Kept, Objects, Sources, Tracking};
 use crate::table::{Table, TableConfig};
 use crate::{addresses, metrics};
 
@@ -100,6 +100,9 @@ fn start(config: &Config, node: &str, channels: Channels) -> Result<Flows> {
     // A folder that knows this Node makes it a cluster's; another one only names addresses.
     let in_cluster = index.nodes().any(|known| &*known.name == node);
     let enricher = Enricher::new(node, in_cluster, index);
+    let kept = Kept::open(config);
+    // Where an agent before has left its maps, the counting is as old as they are.
+    let born = kept.born().unwrap_or(now);
     let mut tracking = Tracking::open((config.source != Source::Conntrack).then(|| hooks(config)));
     let mut table = Table::new(
         TableConfig {
@@ -108,15 +111,18 @@ fn start(config: &Config, node: &str, channels: Channels) -> Result<Flows> {
             active_timeout: config.active_timeout,
             idle_timeout: config.idle_timeout,
             timestamps: tracking.has_timestamps(),
+            inherits: kept.born().is_some(),
+            keeps: kept.keeps(),
         },
-        now,
+        born,
     );
     let mut faults = Vec::new();
     if config.source != Source::Conntrack {
         tracking.read(&mut table, now, &mut faults);
     }
     faults.iter().for_each(|fault| tracing::warn!("{fault}"));
-    let sources = Sources::open(config, tracking, objects, now)?;
+    let mut sources = Sources::open(config, kept, tracking, objects, now)?;
+    sources.adopt(&mut table, now);
     Ok(Flows::new(node.to_owned(), sources, table, enricher, channels))
 }
 

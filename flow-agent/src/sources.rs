@@ -20,13 +20,14 @@ mod tracking;
 pub use tracked::LeftOut;
 pub use tracking::Tracking;
 
-use crate::config::{Config, Source};
+use crate::config::{Config, Pin, Source};
 use crate::conntrack::{Entry, Scope};
 use crate::doctor::{Feature, Fill};
 use crate::enrich::Enricher;
 use crate::kernel::drops::{Drops, DropsConfig, FlowDrops};
 use crate::kernel::{
-    Deleted, Events, InterfaceReport, Kernel, KernelConfig, LoadError, RunStatistics, Slice, SweepProgress,
+    self, Deleted, Events, Inheritance, InterfaceReport, Kernel, KernelConfig, LoadError, Pins, RunStatistics, Slice,
+    SweepProgress,
 };
 use crate::table::{Key, Table};
 use feed::Feed;
@@ -75,6 +76,44 @@ pub struct Sources {
     slice: Slice,
     deleted: Deleted,
     faults: Vec<String>,
+    not_kept: Option<String>,
+}
+
+/// Where programs and maps are kept from one agent to the next, with what is there.
+#[derive(Debug, Default)]
+pub struct Kept {
+    pins: Option<Pins>,
+    refused: Option<String>,
+}
+
+impl Kept {
+    /// As configured, where there is a place for it.
+    pub fn open(config: &Config) -> Self {
+        if config.source == Source::Conntrack {
+            return Self::default();
+        }
+        if config.pin == Pin::Never {
+            return Self { pins: None, refused: Some("bpf.pin is `never`".to_owned()) };
+        }
+        match kernel::pins(&config.pin_path, &kernel_config(config)) {
+            Ok(pins) => Self { pins: Some(pins), refused: None },
+            Err(error) => {
+                tracing::info!("packets that pass while no agent runs are not counted: {error}");
+                Self { pins: None, refused: Some(error.to_string()) }
+            }
+        }
+    }
+
+    /// Whether there is a place for them.
+    pub fn keeps(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// When the counting began that this agent goes on with; none if it begins itself.
+    pub fn born(&self) -> Option<Timestamp> {
+        let inheritance = self.pins.as_ref()?.inherited()?;
+        Some(Timestamp::from_nanos(inheritance.born_ns))
+    }
 }
 
 /// The folder of objects and what was refused of it.
@@ -87,8 +126,15 @@ pub struct Objects {
 
 impl Sources {
     /// Loads the kernel programs, or stands on connection tracking. What began before `born` is older than the agent.
-    pub fn open(config: &Config, tracking: Tracking, objects: Objects, born: Timestamp) -> Result<Self, OpenError> {
-        let packets = open_packets(config, &tracking, born)?;
+    pub fn open(
+        config: &Config,
+        kept: Kept,
+        tracking: Tracking,
+        objects: Objects,
+        born: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let Kept { pins, refused: not_kept } = kept;
+        let packets = open_packets(config, pins, &tracking, born)?;
         let drops = if config.source == Source::Conntrack { Drops::none() } else { open_drops(config) };
         let period = match &packets {
             Packets::Programs(_) => config.active_timeout,
@@ -105,7 +151,37 @@ impl Sources {
             slice: Slice::default(),
             deleted: Deleted::default(),
             faults: Vec::new(),
+            not_kept,
         })
+    }
+
+    /// Goes on with what an agent before has left in the kernel, if there is any: reads all of it.
+    pub fn adopt(&mut self, table: &mut Table, now: Timestamp) {
+        let Packets::Programs(kernel) = &self.packets else { return };
+        let Some((Inheritance { alive_ns, .. }, gone)) = kernel.inherited() else { return };
+        table.inherit(gone.iter().map(|(index, gone)| (*index, *gone)));
+        self.catch_up(table, now);
+        while self.sweep(Pace::SLICE, table, now) && !self.pace.is_complete() {}
+        let Packets::Programs(kernel) = &self.packets else { return };
+        table.inherited(|key| match key {
+            Key::V4(key) => kernel.identity(4, (*key).into()),
+            Key::V6(key) => kernel.identity(6, *key),
+        });
+        let flows = table.statistics().live;
+        let away = now.nanos().saturating_sub(alive_ns) / 1_000_000;
+        tracing::info!("{flows} flows go on that an agent before has left; it was last there {away} ms ago");
+    }
+
+    /// Leaves to the next agent as what flows are told of; before their records leave.
+    pub fn identify(&mut self, table: &mut Table) {
+        if let Packets::Programs(kernel) = &self.packets {
+            kernel.identify(table.take_identified());
+        }
+    }
+
+    /// Whether the counting goes on when the agent ends.
+    pub fn goes_on(&self) -> bool {
+        self.packets.goes_on()
     }
 
     /// One tick: rings first, then connection tracking (so that each new flow's connection is there), then a part of the sweep.
@@ -150,6 +226,12 @@ impl Sources {
     /// Whether connection tracking counts the packets.
     pub fn counts_by_tracking(&self) -> bool {
         matches!(self.packets, Packets::Tracking(..))
+    }
+
+    /// Where maps and programs stay when the agent ends.
+    pub fn keeping(&self) -> Feature {
+        let rung = if self.packets.goes_on() { "bpffs" } else { "none" };
+        Feature { name: "pins".to_owned(), rung: rung.to_owned(), refused: self.not_kept.iter().cloned().collect() }
     }
 
     /// What the counting at the interfaces stands on, where these hooks are attached.
@@ -218,6 +300,8 @@ impl Sources {
                 let clock = kernel.clock();
                 table.feed_events(&events.started, &clock, now);
                 table.feed_events(&events.ended, &clock, now);
+                // At once: the events are read, so the next agent has it from here or not at all.
+                kernel.note_gone(table.take_gone());
             }
             Packets::Tracking(flows, _) => {
                 tracking.hear(&mut Feed { table, flows: Some((flows, clock)), now }, faults);
@@ -271,28 +355,28 @@ impl Sources {
         };
         table.adopt(lookup, read, &clock, now);
         let deletions = table.deletions();
-        if deletions.keys4.is_empty() && deletions.keys6.is_empty() {
-            return;
+        if !deletions.keys4.is_empty() || !deletions.keys6.is_empty() {
+            match self.packets.delete(deletions, &mut self.deleted) {
+                Ok(()) => table.deleted(&self.deleted, &clock, now),
+                Err(error) => self.faults.push(error.to_string()),
+            }
         }
-        match self.packets.delete(deletions, &mut self.deleted) {
-            Ok(()) => table.deleted(&self.deleted, &clock, now),
-            Err(error) => self.faults.push(error.to_string()),
+        if let Packets::Programs(kernel) = &mut self.packets {
+            kernel.note_gone(table.take_gone());
         }
     }
 }
 
 /// Whoever is to count, or may instead.
-fn open_packets(config: &Config, tracking: &Tracking, born: Timestamp) -> Result<Packets, OpenError> {
+fn open_packets(
+    config: &Config,
+    pins: Option<Pins>,
+    tracking: &Tracking,
+    born: Timestamp,
+) -> Result<Packets, OpenError> {
     let refused = match config.source {
         Source::Conntrack => None,
-        Source::Auto | Source::Ebpf => match Kernel::load(&KernelConfig {
-            max_flows: config.max_flows,
-            max_interfaces: config.max_interfaces,
-            ring_bytes: config.ring_bytes,
-            pods: config.pods.clone(),
-            uplinks: config.uplinks.clone(),
-            attachment: None,
-        }) {
+        Source::Auto | Source::Ebpf => match Kernel::load(&kernel_config(config), pins) {
             Ok(kernel) => return Ok(Packets::Programs(Box::new(kernel))),
             Err(error) if config.source == Source::Ebpf => return Err(OpenError::Programs(Box::new(error))),
             Err(error) => Some(Box::new(error)),
@@ -316,6 +400,17 @@ fn open_packets(config: &Config, tracking: &Tracking, born: Timestamp) -> Result
             let room = config.max_flows as usize * ROOM;
             Ok(Packets::Tracking(TrackedFlows::new(room, born), refused.map(|why| why.to_string())))
         }
+    }
+}
+
+fn kernel_config(config: &Config) -> KernelConfig {
+    KernelConfig {
+        max_flows: config.max_flows,
+        max_interfaces: config.max_interfaces,
+        ring_bytes: config.ring_bytes,
+        pods: config.pods.clone(),
+        uplinks: config.uplinks.clone(),
+        attachment: None,
     }
 }
 

@@ -20,7 +20,7 @@ use flow_common::time::Timestamp;
 
 use crate::conntrack;
 use crate::kernel::drops::FlowDrops;
-use crate::kernel::{Clock, Deleted, Slice};
+use crate::kernel::{Clock, Deleted, Identified, Slice};
 
 mod adopt;
 mod connection;
@@ -69,6 +69,10 @@ pub struct TableConfig {
     pub idle_timeout: Duration,
     /// Whether connection tracking notes when connections begin.
     pub timestamps: bool,
+    /// Whether there are flows of an agent before this one: they are read after the first dump of connection tracking.
+    pub inherits: bool,
+    /// Whether there may be an agent after this one that goes on with the flows.
+    pub keeps: bool,
 }
 
 /// The ends of a connection: the originator, the responder after translation, and what translation hides.
@@ -124,6 +128,9 @@ pub struct InterfaceSums {
     pub not_local: abi::Count,
     /// In live flows of which it is not decided yet whether they are exported.
     pub undecided: abi::Count,
+    /// Packets and bytes that an agent before this one told of, as far as it came to that. Negative where flows that go on were another
+    /// interface's when it did.
+    pub earlier: [i64; 2],
 }
 
 /// What the table holds, and what befell it.
@@ -200,11 +207,15 @@ pub struct Table {
     /// Connections about which connection tracking is to be asked.
     wanted: Vec<u32>,
     deletions: Deletions,
+    /// Flows that were told of for the first time, for the agent after this one.
+    identified: Vec<Identified>,
     statistics: Statistics,
     live: usize,
     tracked_flows: usize,
     revision: u32,
     first_dump: bool,
+    /// Until the flows of an agent before this one are read.
+    inheriting: bool,
     relieved_ns: u64,
 }
 
@@ -229,11 +240,13 @@ impl Table {
             held: Vec::new(),
             wanted: Vec::new(),
             deletions: Deletions::default(),
+            identified: Vec::new(),
             statistics: Statistics::default(),
             live: 0,
             tracked_flows: 0,
             revision: 0,
             first_dump: true,
+            inheriting: config.inherits,
             relieved_ns: 0,
             config,
         }
@@ -307,8 +320,9 @@ impl Table {
         self.give(max, &mut Asked { now_ns: now.nanos(), connected, exported }, updates)
     }
 
-    /// Ends every flow that is not over, with the reason "forced": [`Self::due`] gives them. The agent stops.
-    pub fn finish(&mut self, now: Timestamp) {
+    /// Ends every flow that is not over, with the reason "forced": [`Self::due`] gives them. The agent stops. If the counting `goes_on`
+    /// without it, gives the news of all flows as they are.
+    pub fn finish(&mut self, goes_on: bool, now: Timestamp) {
         for number in self.connections.numbers() {
             if !self.connections[number].has(LIVE) {
                 continue;
@@ -317,9 +331,11 @@ impl Table {
                 self.go_on_from_zero(number);
             }
             self.connections[number].set(WANTS_START, false);
-            if !self.connections[number].has(OVER) {
+            if !self.connections[number].has(OVER) && !goes_on {
                 self.end(number, Reason::Forced, now.nanos());
             } else if self.connections[number].has_news() {
+                // There is no time left to ask when it began.
+                self.connections[number].attempts = 1;
                 self.queue(number);
             }
         }
@@ -353,6 +369,17 @@ impl Table {
             }
         }
         self.observe_slice(kept, &Look { clock, now_ns: now.nanos(), sweeping: false });
+    }
+
+    /// The flows that were told of for the first time since this was last asked; before their records leave.
+    pub fn take_identified(&mut self) -> impl Iterator<Item = Identified> {
+        self.identified.drain(..)
+    }
+
+    /// By interface index, packets and bytes that its points counted and that, since the last time this was asked, are not in an entry of
+    /// the maps under their name any more.
+    pub fn take_gone(&mut self) -> impl Iterator<Item = (u32, [i64; 2])> {
+        self.ledger.take_gone()
     }
 
     /// Every flow as it is now, those that are over but still have a map entry left out.
@@ -407,6 +434,7 @@ impl Table {
         } else {
             self.detach(slot, now_ns);
         }
+        self.ledger.remove(&self.entries[slot]);
         self.entries.remove(slot);
     }
 }

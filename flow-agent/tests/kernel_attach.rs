@@ -4,11 +4,12 @@
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use flow_agent::kernel::{
-    Attachment, Deleted, Events, InterfaceReport, Kernel, KernelConfig, Role, Slice, SweepProgress,
+    self, Attachment, Deleted, Events, InterfaceReport, Kernel, KernelConfig, Role, Slice, SweepProgress,
 };
 use flow_common::abi::{EVENT_NEW, Reason};
 use std::collections::HashSet;
 use std::net::UdpSocket;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,7 @@ fn run(program: &str, arguments: &str) {
 }
 
 fn load() -> Kernel {
-    Kernel::load(&config(None)).unwrap_or_else(|error| panic!("{error}"))
+    Kernel::load(&config(None), None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn config(attachment: Option<Attachment>) -> KernelConfig {
@@ -256,7 +257,7 @@ fn the_programs_return_to_the_head_of_the_chain() {
 fn clsact_serves_where_tcx_does_not_and_leftovers_go() {
     let lab = Lab::new();
     lab.pod("veth0", "10.9.0");
-    let clsact = || Kernel::load(&config(Some(Attachment::Clsact))).unwrap_or_else(|error| panic!("{error}"));
+    let clsact = || Kernel::load(&config(Some(Attachment::Clsact)), None).unwrap_or_else(|error| panic!("{error}"));
     // An agent that was killed leaves its filters behind.
     std::mem::forget(clsact());
     let mut kernel = clsact();
@@ -272,6 +273,119 @@ fn clsact_serves_where_tcx_does_not_and_leftovers_go() {
     drop(kernel);
     assert_eq!(["ingress", "egress"].map(filters), [0, 0]);
     drop(lab);
+}
+
+/// A bpffs that this thread alone has, and what it starts.
+struct Bpffs(tempfile::TempDir);
+
+impl Bpffs {
+    fn new() -> Self {
+        // SAFETY: gives this thread mounts of its own, and takes no memory from anyone.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.expect("mounts of one's own");
+        let folder = tempfile::tempdir().expect("a folder");
+        run("mount", "--make-rprivate /");
+        run("mount", &format!("-t bpf bpf {}", folder.path().display()));
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        run("umount", &format!("-l {}", self.path().display()));
+    }
+}
+
+/// Loads with what is kept in the folder, and says whether that was adopted.
+fn load_kept(folder: &Path, max_flows: u32) -> (Kernel, bool) {
+    let config = KernelConfig { max_flows, ..config(None) };
+    let pins = kernel::pins(&folder.join("agent"), &config).unwrap_or_else(|error| panic!("{error}"));
+    let is_adopted = pins.inherited().is_some();
+    (Kernel::load(&config, Some(pins)).unwrap_or_else(|error| panic!("{error}")), is_adopted)
+}
+
+/// Packets on both hooks as the programs have them; the interface's own counters must have the same.
+fn seen(kernel: &mut Kernel) -> u64 {
+    let InterfaceReport { link, link_base, hooks, .. } = report(kernel, "veth0").expect("attached");
+    let own = [link.rx_packets - link_base.rx_packets, link.tx_packets - link_base.tx_packets];
+    assert_eq!(own, hooks.map(|hook| hook.seen.packets));
+    own.iter().sum()
+}
+
+fn ping() {
+    run("ping", "-q -c 5 -i 0.002 -W 2 10.9.0.2");
+}
+
+#[test]
+fn what_is_kept_counts_without_an_agent_and_the_next_one_goes_on() {
+    let (lab, folder) = (Lab::new(), Bpffs::new());
+    lab.pod("veth0", "10.9.0");
+    lab.pod("veth1", "10.9.1");
+    let (mut kernel, adopted) = load_kept(folder.path(), 16_384);
+    assert!(!adopted);
+    ping();
+    let before = seen(&mut kernel);
+    let again = kernel::pins(&folder.path().join("agent"), &config(None)).expect_err("there is an agent already");
+    assert!(again.to_string().contains("another flow-agent"), "{again}");
+    assert!(kernel::detach(&folder.path().join("agent")).is_err(), "it is in use");
+    drop(kernel);
+
+    ping();
+    ip("link del veth1");
+    let (mut kernel, adopted) = load_kept(folder.path(), 16_384);
+    assert!(adopted);
+    assert!(report(&mut kernel, "veth1").is_none(), "it went while no agent was there");
+    let meanwhile = seen(&mut kernel);
+    // On clsact, filters count meanwhile as well; what passed while they were replaced is before the attach.
+    assert!(meanwhile >= before + 10, "{before}, then {meanwhile}");
+    ping();
+    assert!(seen(&mut kernel) >= meanwhile + 10);
+    let (mut slice, mut echoed) = (Slice::default(), 0);
+    while kernel.sweep(1_000, &mut slice).expect("a map") == SweepProgress::More {}
+    let icmp = slice.keys4.iter().zip(&slice.flows4).filter(|(key, _)| key.protocol == 1);
+    icmp.for_each(|(_, flow)| echoed += flow.direction.iter().map(|direction| direction.packets).sum::<u64>());
+    assert_eq!(echoed, 30);
+    drop(kernel);
+
+    assert!(kernel::detach(&folder.path().join("agent")).expect("nobody is there") > 0);
+    assert!(!folder.path().join("agent").exists());
+    ping();
+    let (mut kernel, adopted) = load_kept(folder.path(), 16_384);
+    assert!(!adopted);
+    ping();
+    assert!((10..20).contains(&seen(&mut kernel)));
+}
+
+#[test]
+fn maps_of_another_shape_and_of_an_agent_long_gone_begin_anew() {
+    let (lab, folder) = (Lab::new(), Bpffs::new());
+    lab.pod("veth0", "10.9.0");
+    let (kernel, _) = load_kept(folder.path(), 16_384);
+    ping();
+    drop(kernel);
+    let (mut kernel, adopted) = load_kept(folder.path(), 8_192);
+    assert!(!adopted);
+    ping();
+    assert!((10..20).contains(&seen(&mut kernel)));
+    drop(kernel);
+    let home =
+        std::fs::read_dir(folder.path().join("agent")).expect("kept").next().expect("this namespace's").expect("it");
+    let kept: Vec<_> = std::fs::read_dir(home.path()).expect("kept").collect();
+    assert_eq!(kept.len(), 1, "the other shape's are gone");
+
+    let memory = kept.into_iter().next().expect("one").expect("it").path().join("memory");
+    let memory = aya::maps::Map::from_map_data(aya::maps::MapData::from_pin(memory).expect("kept")).expect("an array");
+    let mut memory: aya::maps::Array<_, [u64; 5]> = memory.try_into().expect("of accounts");
+    let mut own = memory.get(&0, 0).expect("the agent's own");
+    own[2] = 1;
+    memory.set(0, own, 0).expect("it is there");
+    let (mut kernel, adopted) = load_kept(folder.path(), 8_192);
+    assert!(!adopted, "it was last there when the machine started");
+    ping();
+    assert!((10..20).contains(&seen(&mut kernel)));
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn kernel() -> Kernel {
         uplinks: Vec::new(),
         attachment: None,
     };
-    Kernel::load(&config).unwrap_or_else(|error| panic!("{error}"))
+    Kernel::load(&config, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Everything that was dropped so far, by flow. A sweep is due at every call.

@@ -20,7 +20,7 @@ fn a_load_without_rights_says_which_are_missing() {
         uplinks: Vec::new(),
         attachment: None,
     };
-    let error = Kernel::load(&config).err().expect("not permitted");
+    let error = Kernel::load(&config, None).err().expect("not permitted");
     assert!(!matches!(error, LoadError::NoObject), "run `cargo xtask build-ebpf` before this test");
     assert!(matches!(error, LoadError::NotPermitted), "{error}");
     assert!(error.to_string().contains("CAP_BPF"), "{error}");

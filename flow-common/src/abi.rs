@@ -5,6 +5,13 @@
 
 pub mod drop;
 
+/// Of what lies in pinned maps: an agent adopts those of another only if it is the same. Raised with every change of a type below that
+/// the maps of flows, counters and rings hold, or of its meaning.
+pub const VERSION: u32 = 1;
+
+/// How long the programs count without an agent.
+pub const LEASE_MS: u32 = 600_000;
+
 /// Ends, ports and protocol of an IPv4 flow, the ends sorted so that both directions have one key.
 ///
 /// The ends are ordered by (address, port) as loaded, which is an order of its own and not the numerical one.
@@ -232,8 +239,9 @@ pub const EVENT_GENERATION: u32 = 2;
 /// [`Event::kind`]: the connection is over. On the ring `ends`.
 pub const EVENT_CLOSED: u32 = 3;
 
-/// [`Event::kind`], with the index of the direction added: another point owns it from here on. The flow is as it was before, its owner
-/// the old one: so it is known which packets were whose. Without room on the ring there is no take-over, so none goes untold.
+/// [`Event::kind`], with the index of the direction added: another point owns it from here on, the direction's candidate. The flow is
+/// otherwise as it was before, its owner the old one: so it is known which packets were whose. Without room on the ring there is no
+/// take-over, so none goes untold.
 pub const EVENT_TAKEOVER: u32 = 4;
 
 /// [`Event::kind`]: an ICMP error says for the first time that the flow's packets do not arrive. Nothing was counted.

@@ -42,6 +42,11 @@ pub(crate) static ENDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map(name = "clocks")]
 pub(crate) static CLOCKS: Array<[u64; 2]> = Array::with_max_entries(1, 0);
 
+/// The tick up to which packets are counted, which the agent moves on; 0: for ever. Programs may outlive their agent, and without it
+/// their maps would fill.
+#[map(name = "lease")]
+pub(crate) static LEASE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// What does not fit the stack. Programs of one CPU run one after the other, so each has it to itself.
 #[map(name = "scratch")]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

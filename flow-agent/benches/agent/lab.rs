@@ -105,7 +105,7 @@ impl Agent {
     pub(super) fn start(lab: &Lab) -> Result<Self> {
         let (socket, file) = (lab.file("api.sock"), lab.file("flow-agent.conf"));
         let text = format!(
-            "flowExporter: {{flowCollectorAddr: \"{COLLECTOR}\"}}\napiSocket: {socket}\ntls: {{ca: {}, cert: {}, key: {}}}\n",
+            "flowExporter: {{flowCollectorAddr: \"{COLLECTOR}\"}}\napiSocket: {socket}\nbpf: {{pin: never}}\ntls: {{ca: {}, cert: {}, key: {}}}\n",
             lab.file("ca.crt"),
             lab.file("client.crt"),
             lab.file("client.key")

@@ -67,9 +67,12 @@ fn describe(report: &InterfaceReport, sums: InterfaceSums) -> Interface {
         .collect();
     lost.iter().for_each(|loss| counted = counted.less(loss.tally));
     lost.push(Loss { reason: "not_local".to_owned(), tally: tally(sums.not_local) });
+    // What goes on was told of in part by the agent before, which counted it for another interface.
+    let [earlier, elsewhere] = [1, -1].map(|sign| signed(sums.earlier.map(|count| count * sign)));
+    lost.push(Loss { reason: "earlier_agent".to_owned(), tally: earlier });
     annotated.add(tally(sums.annotated));
-    let accounted = tally(sums.accounted);
-    let waiting = counted.less(accounted).less(tally(sums.annotated)).less(tally(sums.not_local));
+    let accounted = tally(sums.accounted).less(elsewhere);
+    let waiting = counted.less(accounted).less(tally(sums.annotated)).less(tally(sums.not_local)).less(earlier);
     let (link, base) = (&report.link, &report.link_base);
     Interface {
         name: report.name.clone(),
@@ -99,6 +102,12 @@ fn describe(report: &InterfaceReport, sums: InterfaceSums) -> Interface {
     }
 }
 
+/// The positive part.
+fn signed([packets, bytes]: [i64; 2]) -> Tally {
+    let positive = |count: i64| u64::try_from(count).unwrap_or_default();
+    Tally { packets: positive(packets), bytes: positive(bytes) }
+}
+
 /// What each feature stands on.
 fn features(interfaces: &[Interface], sources: &mut Sources) -> Vec<Feature> {
     let mut rungs: Vec<&str> = interfaces.iter().filter_map(|interface| interface.attached.as_deref()).collect();
@@ -106,7 +115,8 @@ fn features(interfaces: &[Interface], sources: &mut Sources) -> Vec<Feature> {
     rungs.dedup();
     let rung = if rungs.is_empty() { "none".to_owned() } else { rungs.join(" and ") };
     let tc = sources.counting(&rung);
-    std::iter::once(tc).chain(sources.tracking().features()).collect()
+    let keeping = sources.keeping();
+    [tc, keeping].into_iter().chain(sources.tracking().features()).collect()
 }
 
 fn tracking(sources: &mut Sources) -> Conntrack {

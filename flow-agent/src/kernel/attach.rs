@@ -1,10 +1,11 @@
 //! Puts programs on hooks: a TCX link at the head of the chain, or a filter of a clsact qdisc below kernel 6.6.
 //!
-//! Takes the programs and an interface; gives [`Hooks`], which leave the interface when they are dropped (TCX) or given to
-//! [`Attacher::detach`].
+//! Takes the programs and an interface; gives [`Hooks`], which leave the interface when they are dropped (TCX) or detached, unless
+//! there are [`Pins`], which keep them for the next agent.
 
 use super::links::Link;
 use super::load::{PROGRAMS, program};
+use super::pins::Pins;
 use super::syscall::{self, TcxHook};
 use super::{Attachment, LoadError, Role};
 use aya::Ebpf;
@@ -49,7 +50,6 @@ pub(super) enum AttachError {
     Clsact(String),
 }
 
-const HOOKS: [TcxHook; 2] = [TcxHook::Ingress, TcxHook::Egress];
 const TC_HOOKS: [TcAttachType; 2] = [TcAttachType::Ingress, TcAttachType::Egress];
 
 impl Hooks {
@@ -59,10 +59,11 @@ impl Hooks {
         link: &Link,
         (role, ethernet): (Role, bool),
         wanted: Option<Attachment>,
+        pins: Option<&Pins>,
     ) -> Result<Self, AttachError> {
         let names = names(role, ethernet);
         let ids = [program_id(programs, names[0])?, program_id(programs, names[1])?];
-        let links = match (wanted, to_head(programs, names, link.index)) {
+        let links = match (wanted, to_head(programs, names, link.index, pins)) {
             (Some(Attachment::Clsact), _) => clsact(programs, names, &link.name)?,
             // The command is not known below 6.6.
             (None, Err(AttachError::Refused(error))) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -71,6 +72,27 @@ impl Hooks {
             (_, fds) => Links::Tcx { _fds: fds? },
         };
         Ok(Self { programs: names, ids, links })
+    }
+
+    /// Goes on where an agent before has left its programs: from one packet to the next these are ours. None if it left none there.
+    pub(super) fn take_over(
+        programs: &mut Ebpf,
+        link: &Link,
+        (role, ethernet): (Role, bool),
+        pins: &Pins,
+    ) -> Result<Option<Self>, AttachError> {
+        let names = names(role, ethernet);
+        let ids = [program_id(programs, names[0])?, program_id(programs, names[1])?];
+        let [Some(ingress), Some(egress)] = TcxHook::BOTH.map(|hook| pins.link(link.index, hook)) else {
+            return Ok(None);
+        };
+        let fds = [ingress, egress];
+        for ((name, hook), fd) in names.into_iter().zip(TcxHook::BOTH).zip(&fds) {
+            let program = program(programs, name)?.fd().map_err(|error| LoadError::Other(error.into()))?;
+            syscall::link_update(fd.as_fd(), program.as_fd()).map_err(permitted)?;
+            pins.keep_link(link.index, hook, fd.as_fd()).map_err(permitted)?;
+        }
+        Ok(Some(Self { programs: names, ids, links: Links::Tcx { _fds: fds } }))
     }
 
     /// How they are attached.
@@ -86,15 +108,23 @@ impl Hooks {
         let Links::Tcx { .. } = self.links else { return false };
         // A chain that cannot be read is one that has gone.
         let head = |hook| syscall::tcx_head(index, hook).ok().flatten();
-        self.ids.iter().zip(HOOKS).any(|(own, hook)| head(hook).is_some_and(|head| head != *own))
+        self.ids.iter().zip(TcxHook::BOTH).any(|(own, hook)| head(hook).is_some_and(|head| head != *own))
     }
 
     /// Leaves the chains and joins them at their heads. A chain does not take a program twice, so for some microseconds packets pass
     /// unseen.
-    pub(super) fn lead_again(&mut self, programs: &mut Ebpf, index: u32) -> Result<(), AttachError> {
+    pub(super) fn lead_again(
+        &mut self,
+        programs: &mut Ebpf,
+        index: u32,
+        pins: Option<&Pins>,
+    ) -> Result<(), AttachError> {
         let Links::Tcx { .. } = self.links else { return Ok(()) };
+        if let Some(pins) = pins {
+            pins.forget_links(index);
+        }
         self.links = Links::Left;
-        self.links = Links::Tcx { _fds: to_head(programs, self.programs, index)? };
+        self.links = Links::Tcx { _fds: to_head(programs, self.programs, index, pins)? };
         Ok(())
     }
 
@@ -149,10 +179,19 @@ fn remove(programs: &mut Ebpf, name: &'static str, id: SchedClassifierLinkId) {
     }
 }
 
-fn to_head(programs: &mut Ebpf, names: [&'static str; 2], index: u32) -> Result<[OwnedFd; 2], AttachError> {
+fn to_head(
+    programs: &mut Ebpf,
+    names: [&'static str; 2],
+    index: u32,
+    pins: Option<&Pins>,
+) -> Result<[OwnedFd; 2], AttachError> {
     let mut open = |name: &'static str, hook: TcxHook| -> Result<OwnedFd, AttachError> {
         let program = program(programs, name)?.fd().map_err(|error| LoadError::Other(error.into()))?;
-        syscall::tcx_attach(program.as_fd(), index, hook).map_err(permitted)
+        let link = syscall::tcx_attach(program.as_fd(), index, hook).map_err(permitted)?;
+        if let Some(pins) = pins {
+            pins.keep_link(index, hook, link.as_fd()).map_err(permitted)?;
+        }
+        Ok(link)
     };
     let [ingress, egress] = names;
     Ok([open(ingress, TcxHook::Ingress)?, open(egress, TcxHook::Egress)?])
@@ -175,7 +214,8 @@ fn clsact_error(error: &aya::programs::ProgramError) -> AttachError {
     }
 }
 
-fn remove_leftovers(interface: &str) {
+/// Removes our filters, whoever left them.
+pub(super) fn remove_leftovers(interface: &str) {
     for hook in TC_HOOKS {
         for name in PROGRAMS {
             // Not found is what it should be.

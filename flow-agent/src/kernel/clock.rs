@@ -63,10 +63,19 @@ impl Tick {
         u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
     }
 
+    /// The tick that is so many milliseconds ahead.
+    pub(super) fn ahead(self, milliseconds: u32) -> u64 {
+        self.tick(now(ClockId::Monotonic)).cast_unsigned() + u64::from(self.ticks(milliseconds))
+    }
+
+    fn tick(self, monotonic_ns: u64) -> i64 {
+        monotonic_ns.cast_signed().wrapping_sub(self.origin_ns).div_euclid(self.length_ns.cast_signed())
+    }
+
     /// The clocks as they stand now.
     pub(super) fn clock(self) -> Clock {
         let (monotonic_ns, wall_ns) = (now(ClockId::Monotonic), now(ClockId::Realtime));
-        let tick = monotonic_ns.cast_signed().wrapping_sub(self.origin_ns).div_euclid(self.length_ns.cast_signed());
+        let tick = self.tick(monotonic_ns);
         let began_ns = self.origin_ns.wrapping_add(tick.wrapping_mul(self.length_ns.cast_signed()));
         let since_ns = monotonic_ns.saturating_sub(began_ns.cast_unsigned());
         let began_wall_ns = wall_ns.saturating_sub(since_ns);

@@ -6,6 +6,7 @@
 use super::attach::Hooks;
 use super::links::{Change, Events, Link, Links};
 use super::load::Maps;
+use super::pins::{Account, Pins};
 use super::roles::{Decision, Roles};
 use super::{Attachment, InterfaceReport, LinkCounters, Role, syscall};
 use aya::Ebpf;
@@ -28,6 +29,10 @@ pub(super) struct Interfaces {
     watched: BTreeMap<u32, Watched>,
     departed: Vec<(Instant, InterfaceReport)>,
     free_slots: Vec<u32>,
+    /// What an agent before has left of interfaces that were not attached since, by index.
+    left: BTreeMap<u32, (u32, Account)>,
+    /// See [`Account::gone`], by index.
+    gone: BTreeMap<u32, [i64; 2]>,
     checked: Instant,
     cpus: usize,
 }
@@ -39,30 +44,84 @@ struct Watched {
 }
 
 enum State {
-    Attached { hooks: Hooks, slot: u32, base: LinkCounters },
+    Attached {
+        hooks: Hooks,
+        slot: u32,
+        base: LinkCounters,
+        /// The programs of an agent before counted up to ours.
+        is_continued: bool,
+    },
     Waiting(String),
 }
 
 impl Interfaces {
     /// Subscribes to changes; the first [`Interfaces::refresh`] attaches what is there.
-    pub(super) fn open(roles: Roles, max_interfaces: u32, wanted: Option<Attachment>) -> io::Result<Self> {
+    pub(super) fn open(
+        roles: Roles,
+        max_interfaces: u32,
+        wanted: Option<Attachment>,
+        pins: Option<&Pins>,
+    ) -> io::Result<Self> {
+        let accounts = pins.map(Pins::accounts).unwrap_or_default().iter();
+        let left: BTreeMap<_, _> = accounts
+            .filter_map(|(slot, account)| Some((u32::try_from(account.index).ok()?, (*slot, *account))))
+            .collect();
+        let is_free = |slot: &u32| left.values().all(|(taken, _)| taken != slot);
         Ok(Self {
             links: Links::open()?,
             roles,
             wanted,
             watched: BTreeMap::new(),
             departed: Vec::new(),
-            free_slots: (1..=max_interfaces).rev().collect(),
+            free_slots: (1..=max_interfaces).rev().filter(is_free).collect(),
+            gone: left.iter().map(|(index, (_, account))| (*index, account.gone)).collect(),
+            left,
             checked: Instant::now(),
             cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
         })
     }
 
-    /// Takes every interface as new.
+    /// Takes every interface as new, but for what an agent before has left of it.
     pub(super) fn begin(&mut self, programs: &mut Ebpf, maps: &Maps) -> io::Result<()> {
         let links = self.links.dump()?;
         self.take(links, programs, maps);
+        for (index, (slot, _)) in std::mem::take(&mut self.left) {
+            self.release(index, slot, maps);
+        }
         Ok(())
+    }
+
+    /// Whether an interface is attached.
+    pub(super) fn has(&self, index: u32) -> bool {
+        self.attached().any(|(attached, _)| attached == index)
+    }
+
+    /// Notes what an interface's points counted in entries that are gone.
+    pub(super) fn note_gone(&mut self, index: u32, gone: [i64; 2], maps: &Maps) {
+        if !self.watched.contains_key(&index) {
+            return;
+        }
+        let sum = self.gone.entry(index).or_default();
+        for (sum, more) in sum.iter_mut().zip(gone) {
+            *sum += more;
+        }
+        self.remember(index, maps);
+    }
+
+    /// What the points of each interface counted in entries that were gone before this agent; see [`Account::gone`].
+    pub(super) fn gone(&self) -> &BTreeMap<u32, [i64; 2]> {
+        &self.gone
+    }
+
+    /// Leaves to the next agent what is known of an interface.
+    fn remember(&self, index: u32, maps: &Maps) {
+        if let (Some(pins), Some(Watched { state: State::Attached { slot, base, .. }, .. })) =
+            (&maps.pins, self.watched.get(&index))
+        {
+            let gone = self.gone.get(&index).copied().unwrap_or_default();
+            let unseen = [base.rx_packets, base.tx_packets];
+            pins.remember(*slot, &Account { index: u64::from(index), unseen, gone });
+        }
     }
 
     /// Follows the changes since the last call; true if there was any that matters.
@@ -124,8 +183,16 @@ impl Interfaces {
             changed |= self.settle(link, programs, maps);
         }
         let fresh: Vec<(u32, u32)> = self.attached().filter(|(index, _)| !before.contains(index)).collect();
-        self.count_from_attach(&fresh, maps);
+        let begun: Vec<(u32, u32)> =
+            { fresh.iter() }.filter(|(index, _)| !self.is_continued(*index)).copied().collect();
+        self.count_from_attach(&begun, maps);
+        fresh.iter().for_each(|(index, _)| self.remember(*index, maps));
         changed
+    }
+
+    fn is_continued(&self, index: u32) -> bool {
+        let state = self.watched.get(&index).map(|watched| &watched.state);
+        matches!(state, Some(State::Attached { is_continued: true, .. }))
     }
 
     /// Indexes and slots of the attached interfaces.
@@ -195,20 +262,47 @@ impl Interfaces {
         if let Some(other) = { other }.find(shared) {
             return Err(format!("its index {} shares its counters with interface {other}", link.index));
         }
-        let Some(slot) = self.free_slots.pop() else {
+        let left = self.left.remove(&link.index);
+        let Some(slot) = left.map(|(slot, _)| slot).or_else(|| self.free_slots.pop()) else {
             return Err("more interfaces than maxInterfaces: raise it".to_owned());
         };
         let mut zero = vec![InterfaceCounters::default(); self.cpus];
-        let prepared = syscall::update_per_cpu(maps.counters.as_fd(), slot, &mut zero)
-            .and_then(|()| syscall::update(maps.slots.as_fd(), &(link.index % SLOTS), slot));
+        let prepared = match left {
+            Some(_) => Ok(()),
+            None => syscall::update_per_cpu(maps.counters.as_fd(), slot, &mut zero)
+                .and_then(|()| syscall::update(maps.slots.as_fd(), &(link.index % SLOTS), slot)),
+        };
         let attached = match prepared {
-            Ok(()) => Hooks::attach(programs, link, (role, ethernet), self.wanted).map_err(|error| error.to_string()),
+            Ok(()) => self.attach_or_take_over(link, (role, ethernet), programs, maps),
             Err(error) => Err(format!("its counters cannot be set: {error}")),
         };
         if attached.is_err() {
-            self.free_slots.push(slot);
+            self.release(link.index, slot, maps);
         }
-        Ok(State::Attached { hooks: attached?, slot, base: link.counters })
+        let (hooks, was_counting) = attached?;
+        let base = left.map_or(link.counters, |(_, account)| {
+            let [rx_packets, tx_packets] = account.unseen;
+            LinkCounters { rx_packets, tx_packets, ..link.counters }
+        });
+        Ok(State::Attached { hooks, slot, base, is_continued: left.is_some() && was_counting })
+    }
+
+    /// The programs of one interface, and whether an agent before has left its own there up to now.
+    fn attach_or_take_over(
+        &self,
+        link: &Link,
+        kind: (Role, bool),
+        programs: &mut Ebpf,
+        maps: &Maps,
+    ) -> Result<(Hooks, bool), String> {
+        if self.wanted != Some(Attachment::Clsact)
+            && let Some(pins) = &maps.pins
+            && let Ok(Some(hooks)) = Hooks::take_over(programs, link, kind, pins)
+        {
+            return Ok((hooks, true));
+        }
+        let hooks = Hooks::attach(programs, link, kind, self.wanted, maps.pins.as_ref());
+        Ok((hooks.map_err(|error| error.to_string())?, false))
     }
 
     /// Forgets an interface; true if it was watched.
@@ -217,6 +311,9 @@ impl Interfaces {
         let mut report = self.report(index, &watched, maps);
         if let State::Attached { hooks, slot, .. } = watched.state {
             hooks.detach(programs);
+            if let Some(pins) = &maps.pins {
+                pins.forget_links(index);
+            }
             self.release(index, slot, maps);
             report.attachment = Err("it has gone".to_owned());
             self.departed.push((Instant::now(), report));
@@ -245,7 +342,7 @@ impl Interfaces {
             let before = (self.link(index)?, self.counters(slot, maps));
             let Some(Watched { state, .. }) = self.watched.get_mut(&index) else { continue };
             let State::Attached { hooks, .. } = state else { continue };
-            if let Err(error) = hooks.lead_again(programs, index) {
+            if let Err(error) = hooks.lead_again(programs, index, maps.pins.as_ref()) {
                 *state = State::Waiting(error.to_string());
                 self.release(index, slot, maps);
                 continue;
@@ -254,6 +351,7 @@ impl Interfaces {
             if let Some(Watched { state: State::Attached { base, .. }, .. }) = self.watched.get_mut(&index) {
                 add_unseen(base, before, after);
             }
+            self.remember(index, maps);
         }
         Ok(!overtaken.is_empty())
     }
@@ -268,6 +366,10 @@ impl Interfaces {
     fn release(&mut self, index: u32, slot: u32, maps: &Maps) {
         let _ = syscall::update(maps.slots.as_fd(), &(index % SLOTS), 0_u32);
         self.free_slots.insert(0, slot);
+        self.gone.remove(&index);
+        if let Some(pins) = &maps.pins {
+            pins.remember(slot, &Account::default());
+        }
     }
 
     /// Every watched interface, and those that went within the last minute.
@@ -283,7 +385,7 @@ impl Interfaces {
 
     fn report(&self, index: u32, watched: &Watched, maps: &Maps) -> InterfaceReport {
         let (attachment, link_base, hooks) = match &watched.state {
-            State::Attached { hooks, slot, base } => (Ok(hooks.attachment()), *base, self.counters(*slot, maps)),
+            State::Attached { hooks, slot, base, .. } => (Ok(hooks.attachment()), *base, self.counters(*slot, maps)),
             State::Waiting(reason) => (Err(reason.clone()), watched.link.counters, Default::default()),
         };
         InterfaceReport {

@@ -1,11 +1,12 @@
 //! Loads the kernel programs and opens their maps; every failure a sentence with its remedy.
 
 use super::clock::Tick;
-use super::{KernelConfig, LoadError, RunStatistics};
+use super::pins::{self, Pins};
+use super::{KernelConfig, LoadError, RunStatistics, syscall};
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use flow_common::abi::SILENCE_MS;
+use flow_common::abi::{LEASE_MS, SILENCE_MS};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -40,6 +41,15 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
+    /// Tells the programs, and the next agent, that this one is there.
+    pub(super) fn renew(&self) {
+        // An array has its key, so there is nothing that could be refused.
+        let _ = syscall::update(self.maps.lease.as_fd(), &0_u32, self.tick.ahead(LEASE_MS));
+        if let Some(pins) = &self.maps.pins {
+            pins.live();
+        }
+    }
+
     /// Run times of every program.
     pub(super) fn run_statistics(&self) -> Vec<RunStatistics> {
         let infos = self.programs.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
@@ -61,18 +71,27 @@ pub(super) struct Maps {
     pub(super) ethertypes: OwnedFd,
     pub(super) events: RingBuf<MapData>,
     pub(super) ends: RingBuf<MapData>,
+    pub(super) lease: OwnedFd,
+    /// Where they are kept from one agent to the next.
+    pub(super) pins: Option<Pins>,
 }
 
-/// Loads everything; attaches nothing.
-pub(super) fn load(config: &KernelConfig) -> Result<Loaded, LoadError> {
+/// Loads everything; attaches nothing. Maps that an agent before has left in `pins` are used on.
+pub(super) fn load(config: &KernelConfig, pins: Option<Pins>) -> Result<Loaded, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
     raise_memory_limit();
     let tick = measure_tick()?;
     let silence = tick.ticks(SILENCE_MS);
-    let ring = config.ring_bytes.max(4_096).checked_next_power_of_two().unwrap_or(1 << 31);
-    let mut programs = EbpfLoader::new()
+    let ring = ring_bytes(config);
+    let mut loader = EbpfLoader::new();
+    for name in pins::MAPS {
+        if let Some(pins) = &pins {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    let mut programs = loader
         .map_max_entries("flows4", config.max_flows)
         .map_max_entries("flows6", config.max_flows)
         // Slot 0 is for what is not known.
@@ -86,8 +105,13 @@ pub(super) fn load(config: &KernelConfig) -> Result<Loaded, LoadError> {
     for name in PROGRAMS {
         program(&mut programs, name)?.load().map_err(|error| refused(name, error))?;
     }
-    let maps = Maps::take(&mut programs)?;
+    let maps = Maps::take(&mut programs, pins)?;
     Ok(Loaded { programs, maps, tick, silence, max_flows: config.max_flows })
+}
+
+/// Of each ring: what the kernel takes.
+pub(super) fn ring_bytes(config: &KernelConfig) -> u32 {
+    config.ring_bytes.max(4_096).checked_next_power_of_two().unwrap_or(1 << 31)
 }
 
 /// One of the object's programs.
@@ -108,7 +132,7 @@ fn measure_tick() -> Result<Tick, LoadError> {
 }
 
 impl Maps {
-    fn take(programs: &mut Ebpf) -> Result<Self, LoadError> {
+    fn take(programs: &mut Ebpf, pins: Option<Pins>) -> Result<Self, LoadError> {
         Ok(Self {
             flows4: take(programs, "flows4")?,
             flows6: take(programs, "flows6")?,
@@ -117,6 +141,8 @@ impl Maps {
             ethertypes: take(programs, "ethertypes")?,
             events: ring(programs, "events")?,
             ends: ring(programs, "ends")?,
+            lease: take(programs, "lease")?,
+            pins,
         })
     }
 }

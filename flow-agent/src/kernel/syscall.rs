@@ -3,19 +3,26 @@
 //!
 //! Every function is one system call. Keys and values are the plain types of [`flow_common::abi`].
 
+use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
+const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
+const OBJ_PIN: libc::c_long = 6;
+const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
 const ENABLE_STATS: libc::c_long = 32;
 
 /// Data that the kernel may read and write as bytes.
@@ -38,6 +45,8 @@ unsafe impl Plain for flow_common::abi::InterfaceCounters {}
 unsafe impl Plain for flow_common::abi::ConntrackCounters {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}
 // SAFETY: integers.
 unsafe impl Plain for [u64; 2] {}
 
@@ -90,6 +99,45 @@ struct Query {
     links: u64,
     link_flags: u64,
     revision: u64,
+}
+
+/// `bpf_attr` for BPF_MAP_CREATE; what it leaves out is 0.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+/// `bpf_attr` for BPF_OBJ_PIN and BPF_OBJ_GET.
+#[repr(C)]
+struct Object {
+    path: u64,
+    fd: RawFd,
+    flags: u32,
+}
+
+/// `bpf_attr` for BPF_LINK_UPDATE.
+#[repr(C)]
+struct LinkUpdate {
+    link: RawFd,
+    program: RawFd,
+    flags: u32,
+    old_program: u32,
+}
+
+/// `struct bpf_link_info` of a TCX link.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInformation {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    ifindex: u32,
+    attach_type: u32,
 }
 
 /// `bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
@@ -217,6 +265,11 @@ pub(super) enum TcxHook {
     Egress = 47,
 }
 
+impl TcxHook {
+    /// In the order of hooks everywhere.
+    pub(super) const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+}
+
 /// Puts a program at the head of a TCX chain; it leaves it when the link is closed.
 pub(super) fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Result<OwnedFd> {
     /// BPF_F_BEFORE without a relative: before all.
@@ -252,6 +305,58 @@ pub(super) fn tcx_head(ifindex: u32, hook: TcxHook) -> io::Result<Option<u32>> {
     };
     bpf(PROG_QUERY, &mut attributes)?;
     Ok((attributes.count > 0).then_some(programs[0]))
+}
+
+/// Runs another program from now on where this link's does; not a packet passes between.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (link, program) = (link.as_raw_fd(), program.as_raw_fd());
+    bpf(LINK_UPDATE, &mut LinkUpdate { link, program, flags: 0, old_program: 0 }).map(drop)
+}
+
+/// The interface that a TCX link is on; 0 if that has gone.
+pub(super) fn link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut information = LinkInformation::default();
+    let mut attributes = Information {
+        object: link.as_raw_fd(),
+        length: size_of::<LinkInformation>() as u32,
+        information: &raw mut information as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(information.ifindex)
+}
+
+/// An array map that only user space knows.
+pub(super) fn array<V: Plain>(entries: u32) -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    create::<u32, V>(ARRAY, entries, 0)
+}
+
+/// A hash map that only user space knows; takes memory for what is in it.
+pub(super) fn hash<K: Plain, V: Plain>(entries: u32) -> io::Result<OwnedFd> {
+    const HASH: u32 = 1;
+    const NO_PREALLOC: u32 = 1;
+    create::<K, V>(HASH, entries, NO_PREALLOC)
+}
+
+fn create<K: Plain, V: Plain>(map_type: u32, max_entries: u32, map_flags: u32) -> io::Result<OwnedFd> {
+    let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
+    owned(bpf(MAP_CREATE, &mut MapCreate { map_type, key_size, value_size, max_entries, map_flags })?)
+}
+
+/// Keeps an object under a name in bpffs.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = name(path)?;
+    bpf(OBJ_PIN, &mut Object { path: path.as_ptr() as u64, fd: object.as_raw_fd(), flags: 0 }).map(drop)
+}
+
+/// The object that is kept under a name in bpffs.
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = name(path)?;
+    owned(bpf(OBJ_GET, &mut Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })?)
+}
+
+fn name(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 /// Runs of a program that the kernel left out because it ran on that CPU already; 0 where the kernel does not count them.

@@ -37,6 +37,11 @@ impl Packets {
         }
     }
 
+    /// Whether the counting goes on when the agent ends.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self, Self::Programs(kernel) if kernel.is_kept())
+    }
+
     /// Deletes what the table asks for.
     pub(super) fn delete(&mut self, deletions: &Deletions, deleted: &mut Deleted) -> Result<(), MapError> {
         match self {

@@ -103,6 +103,11 @@ impl Entries {
         self.slab.numbers().filter(|slot| self.slab[*slot].has(LIVE))
     }
 
+    /// One, if there is one.
+    pub(super) fn get(&self, slot: u32) -> Option<&Entry> {
+        (slot != NONE).then(|| &self.slab[slot])
+    }
+
     pub(super) fn key(&self, slot: u32) -> Key {
         let entry = &self.slab[slot];
         if entry.has(WIDE) { Key::V6(self.wide[entry.key.addr[0]]) } else { Key::V4(entry.key) }

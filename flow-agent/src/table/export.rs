@@ -302,11 +302,15 @@ impl Table {
             self.held.push(number);
             return None;
         }
-        if is_over && self.is_said(number) {
+        let is_empty = self.connections[number].total == [0; 4];
+        if is_over && (is_empty || self.is_said(number)) {
             self.conclude(number, now_ns);
             return None;
         }
         self.settle_identity(number, self.connections[number].start_ns);
+        if self.config.keeps && !self.connections[number].has(EXPORTED) {
+            self.identify(number);
+        }
         let reason = self.reason(number, now_ns);
         let update = self.update(number, reason);
         self.note_given(number, reason, now_ns);
@@ -374,7 +378,7 @@ impl Table {
 
     /// Its last record was given, or it is not to have one: what is left are strays, and the deletion of its map
     /// entries. Those of a flow that fell silent long ago are deleted at once: sweeps pass them over.
-    fn conclude(&mut self, number: u32, now_ns: u64) {
+    pub(super) fn conclude(&mut self, number: u32, now_ns: u64) {
         let connection = &mut self.connections[number];
         connection.set(DONE, true);
         connection.set(DENIAL_NEWS, false);

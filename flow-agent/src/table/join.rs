@@ -62,12 +62,13 @@ impl Table {
         }
         let found = [tracked.original.0, tracked.translated.0]
             .map(|key| self.entries.find(&key).filter(|slot| self.is_joinable(*slot)));
-        // What is over without a flow of ours only waits for its expiry.
+        // What is over without a flow of ours only waits for its expiry, unless its flow is still to be read.
         let is_over = matches!(entry.tcp_state, Some(tcp::TIME_WAIT | tcp::CLOSE));
-        if is_over && found == [None, None] {
+        if is_over && !self.inheriting && found == [None, None] {
             return;
         }
         tracked.is_old = by_first_dump && entry.start.is_none_or(|start| start < self.born);
+        tracked.is_over = is_over;
         tracked.has_counters = entry.counters.is_some();
         let Some(number) = self.tracker.insert(tracked) else {
             self.statistics.refused += 1;

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 
 use super::InterfaceSums;
 use super::entry::{Counters, Entry};
+use super::observe::difference;
 use super::slab::{NONE, Slab};
 
 /// What became of counted packets.
@@ -21,6 +22,8 @@ pub(super) enum Class {
     Annotated,
     NotLocal,
     Undecided,
+    /// Told of by an agent before this one, as far as it was.
+    Earlier,
 }
 
 /// What one owner counted of one direction.
@@ -39,6 +42,8 @@ pub(super) struct Ledger {
     portions: Slab<Portion>,
     /// Lists that were taken and are not booked yet.
     taken: usize,
+    /// See [`Ledger::take_gone`].
+    gone: HashMap<u32, [i64; 2], RandomState>,
 }
 
 /// By interface index.
@@ -46,13 +51,41 @@ type Sums = HashMap<u32, InterfaceSums, RandomState>;
 
 impl Ledger {
     pub(super) fn new() -> Self {
-        Self { sums: Sums::default(), portions: Slab::with_capacity(0), taken: 0 }
+        Self { sums: Sums::default(), portions: Slab::with_capacity(0), taken: 0, gone: HashMap::default() }
     }
 
     /// Notes that `owner` counts this direction of `entry` from here on.
     pub(super) fn change_owner(&mut self, entry: &mut Entry, direction: usize, owner: u32) {
         self.put_aside(entry, direction);
+        let counted = seen(entry, direction);
+        self.move_away(entry.owner[direction], counted);
+        self.move_away(owner, counted.map(|count| -count));
         entry.owner[direction] = owner;
+    }
+
+    /// Notes that the map has `entry` no more.
+    pub(super) fn remove(&mut self, entry: &Entry) {
+        for direction in 0..2 {
+            self.move_away(entry.owner[direction], seen(entry, direction));
+        }
+    }
+
+    /// By interface index, packets and bytes that its points counted and that, since the last time this was asked, are not in an entry
+    /// under their name any more: the entry is gone, or another point owns it.
+    pub(super) fn take_gone(&mut self) -> impl Iterator<Item = (u32, [i64; 2])> {
+        self.gone.drain()
+    }
+
+    fn move_away(&mut self, owner: u32, counted: [i64; 2]) {
+        if owner != 0 && counted != [0; 2] {
+            let gone = self.gone.entry(owner::ifindex(owner)).or_default();
+            *gone = [gone[0] + counted[0], gone[1] + counted[1]];
+        }
+    }
+
+    /// Takes in what points counted before this agent and that is in no entry any more.
+    pub(super) fn inherit(&mut self, index: u32, gone: [i64; 2]) {
+        self.sums.entry(index).or_default().earlier = gone;
     }
 
     /// The map's counters at which the present connection of `entry` began.
@@ -106,6 +139,21 @@ impl Ledger {
         entry.booked = entry.seen;
     }
 
+    /// Books what `entry` had counted when these were its counters, and was not booked, as told of by another agent. Gives how much.
+    pub(super) fn leave(&mut self, entry: &mut Entry, began: Counters) -> Counters {
+        let before = difference(began, self.began_at(entry));
+        if entry.portions == NONE && before != [0; 4] {
+            for direction in 0..2 {
+                let at = direction * 2;
+                let count = Count { packets: before[at], bytes: before[at + 1] };
+                add(&mut self.sums, entry.owner[direction], Class::Earlier, count);
+                entry.booked[at] += count.packets;
+                entry.booked[at + 1] += count.bytes;
+            }
+        }
+        before
+    }
+
     /// Whether there are lists that were taken and are not booked yet.
     pub(super) fn has_taken(&self) -> bool {
         self.taken > 0
@@ -156,6 +204,11 @@ impl Ledger {
     }
 }
 
+/// What an entry has of a direction, packets and bytes.
+fn seen(entry: &Entry, direction: usize) -> [i64; 2] {
+    [entry.seen[direction * 2].cast_signed(), entry.seen[direction * 2 + 1].cast_signed()]
+}
+
 /// What the present owner of a direction counted for the connection.
 fn open(entry: &Entry, direction: usize) -> Count {
     let at = direction * 2;
@@ -169,6 +222,12 @@ fn add(sums: &mut Sums, owner: u32, class: Class, count: Count) {
         Class::Annotated => &mut sums.annotated,
         Class::NotLocal => &mut sums.not_local,
         Class::Undecided => &mut sums.undecided,
+        Class::Earlier => {
+            let [packets, bytes] = &mut sums.earlier;
+            *packets += count.packets.cast_signed();
+            *bytes += count.bytes.cast_signed();
+            return;
+        }
     };
     sum.packets += count.packets;
     sum.bytes += count.bytes;

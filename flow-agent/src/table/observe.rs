@@ -7,6 +7,7 @@
 use std::hint::black_box;
 
 use flow_common::abi::{self, Key4, Key6};
+use flow_common::time::Timestamp;
 
 use super::Table;
 use super::connection::{
@@ -40,11 +41,24 @@ impl Table {
             if event.kind & !1 == abi::EVENT_TAKEOVER
                 && let Some(slot) = self.entries.find(&key)
             {
-                self.entries[slot].set(HANDED_OVER[(event.kind & 1) as usize], true);
+                self.hand_over(slot, (event.kind & 1) as usize, &event.flow);
             }
             if event.kind == abi::EVENT_REFUSED {
                 self.refuse(&key, look);
             }
+        }
+    }
+
+    /// From here on another point counts this direction.
+    fn hand_over(&mut self, slot: u32, direction: usize, value: &abi::Flow) {
+        if value.generation != self.entries[slot].generation {
+            // The present one has begun since.
+            return self.entries[slot].set(HANDED_OVER[direction], true);
+        }
+        self.ledger.change_owner(&mut self.entries[slot], direction, value.direction[direction].candidate);
+        let number = self.entries[slot].connection;
+        if number != NONE {
+            self.choose(number);
         }
     }
 
@@ -137,6 +151,11 @@ impl Table {
     /// difference to nothing.
     fn insert_entry(&mut self, key: &Key, value: &abi::Flow) -> u32 {
         let had_others = base(value) != [0; 4];
+        if had_others && self.inheriting {
+            let slot = self.entries.insert(key, value.generation);
+            self.leave_generations(slot, value);
+            return slot;
+        }
         self.entries.insert(key, if had_others { value.generation.wrapping_sub(1) } else { value.generation })
     }
 
@@ -251,8 +270,7 @@ impl Table {
         }
     }
 
-    /// Notes who counts the directions that grew. The packets since the last look are the new owner's: the kernel tells
-    /// of a take-over when it happens.
+    /// Notes who counts the directions that grew, where that was not told of: at their first packets, and with a new generation.
     fn own(&mut self, slot: u32, value: &abi::Flow, grew: [bool; 2]) {
         let mut changed = false;
         for (at, (direction, grew)) in value.direction.iter().zip(grew).enumerate() {
@@ -286,7 +304,8 @@ impl Table {
     /// `after_ns`: the kernel's ticks are too coarse to tell two apart that follow each other closely.
     fn begin(&mut self, slot: u32, value: &abi::Flow, after_ns: u64, look: &Look<'_>) {
         let key = self.entries.key(slot);
-        let tracked = self.tracker.find(&key).filter(|found| self.is_open(*found));
+        let first_ns = look.clock.monotonic_to_wall_ns(value.first_ns);
+        let tracked = self.tracker.find(&key).filter(|found| self.is_open(*found) && self.may_be(*found, first_ns));
         let reversed = match tracked {
             Some(found) => self.tracker[found].reversed_at(&key),
             None => value.state & abi::STATE_REVERSED != 0,
@@ -305,8 +324,7 @@ impl Table {
         }
         // The generation's first packet is this connection's first, unless another was on this entry since.
         let is_first = self.entries[slot].seen == base(value);
-        let began_ns =
-            if is_first { look.clock.monotonic_to_wall_ns(value.first_ns) } else { last_ns(value, look.clock) };
+        let began_ns = if is_first { first_ns } else { last_ns(value, look.clock) };
         let number = self.new_connection(slot, began_ns.max(after_ns), look.now_ns);
         if let Some(found) = tracked {
             self.tie(number, found);
@@ -319,6 +337,15 @@ impl Table {
     fn is_open(&self, found: u32) -> bool {
         let number = self.tracker[found].connection;
         number == NONE || !self.connections[number].has(DETACHED) && self.connections[number].other == NONE
+    }
+
+    /// Whether a tracked connection is the one that began with this packet. Of those that are over, others and strays may have followed on
+    /// the same key.
+    fn may_be(&self, found: u32, first_ns: u64) -> bool {
+        const NEAR_NS: u64 = 1_000_000_000;
+        let tracked = &self.tracker[found];
+        let is_near = |start: Timestamp| start < self.born || start.nanos().abs_diff(first_ns) < NEAR_NS;
+        !tracked.is_over || tracked.start.is_some_and(is_near)
     }
 
     /// Takes an entry away from its connection, which is over if the entry counted for it.
@@ -429,7 +456,7 @@ pub(super) fn counters(value: &abi::Flow) -> Counters {
 }
 
 /// Its counters when its generation began.
-fn base(value: &abi::Flow) -> Counters {
+pub(super) fn base(value: &abi::Flow) -> Counters {
     [value.base_packets[0], value.base_bytes[0], value.base_packets[1], value.base_bytes[1]]
 }
 

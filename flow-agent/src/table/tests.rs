@@ -11,7 +11,7 @@ use flow_common::time::Timestamp;
 
 use super::{InterfaceSums, Key, Table, TableConfig, Update};
 use crate::conntrack::{self, Entry, Kind, Tuple};
-use crate::kernel::{Clock, Deleted, Slice};
+use crate::kernel::{Clock, Deleted, Identified, Slice};
 
 mod denied;
 mod laws;
@@ -61,6 +61,8 @@ fn config() -> TableConfig {
         active_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(15),
         timestamps: true,
+        inherits: false,
+        keeps: false,
     }
 }
 
@@ -77,6 +79,9 @@ struct Simulation {
     /// Whether a flow is of those that are exported.
     local: bool,
     given: Vec<Update>,
+    /// What is left to the next agent: as what flows were told of, and what is gone from the map.
+    identities: BTreeMap<(bool, abi::Key6), Identified>,
+    gone: BTreeMap<u32, [i64; 2]>,
 }
 
 impl Simulation {
@@ -94,6 +99,8 @@ impl Simulation {
             connected: true,
             local: true,
             given: Vec::new(),
+            identities: BTreeMap::new(),
+            gone: BTreeMap::new(),
         }
     }
 
@@ -126,7 +133,9 @@ impl Simulation {
         if owner != 0 && owner != point {
             let family = if raw(&key).0 { 6 } else { 4 };
             let kind = abi::EVENT_TAKEOVER | u32::from(reversed);
-            self.events.push(Event { kind, family, key: raw(&key).1, flow: *flow });
+            let mut before = *flow;
+            before.direction[usize::from(reversed)].candidate = point;
+            self.events.push(Event { kind, family, key: raw(&key).1, flow: before });
         }
         if flags & (SYN | ACK) == SYN && flow.state & abi::STATE_CLOSED != 0 {
             flow.generation += 1;
@@ -167,6 +176,7 @@ impl Simulation {
         let (clock, now) = (self.clock(), self.time());
         let events = std::mem::take(&mut self.events);
         self.table.feed_events(&events, &clock, now);
+        self.leave();
         self.due();
     }
 
@@ -202,12 +212,40 @@ impl Simulation {
                 .all(|direction| self.jiffies().wrapping_sub(direction.last) >= 500 || direction.owner == 0);
             if is_quiet {
                 self.map.remove(&raw);
+                self.identities.remove(&raw);
                 deleted.removed += 1;
             } else {
                 push(&mut deleted.kept, raw.0, raw.1, *flow);
             }
         }
         self.table.deleted(&deleted, &clock, now);
+        self.leave();
+    }
+
+    /// What an agent that is killed now leaves to the next one.
+    fn leave(&mut self) {
+        for identified in self.table.take_identified() {
+            self.identities.insert((identified.family == 6, identified.key), identified);
+        }
+        for (index, gone) in self.table.take_gone() {
+            let sum = self.gone.entry(index).or_default();
+            *sum = [sum[0] + gone[0], sum[1] + gone[1]];
+        }
+    }
+
+    /// The agent is killed, and another one goes on with the map and the rings. Connection tracking knows nothing of what was.
+    fn restart(&mut self) {
+        self.table = Table::new(TableConfig { inherits: true, keeps: true, ..config() }, Timestamp::from_nanos(WALL));
+        let (clock, now, slice) = (self.clock(), self.time(), self.slice());
+        self.table.begin_dump();
+        self.table.end_dump(true, now);
+        self.table.inherit(self.gone.iter().map(|(index, gone)| (*index, *gone)));
+        let events = std::mem::take(&mut self.events);
+        self.table.feed_events(&events, &clock, now);
+        self.leave();
+        self.table.feed_slice(&slice, &clock, now);
+        let identities = &self.identities;
+        self.table.inherited(|key| identities.get(&raw(key)).copied());
     }
 
     fn due(&mut self) {
@@ -226,6 +264,7 @@ impl Simulation {
         );
         let local = self.local;
         while self.table.due(now, self.connected, 3, |_, _| local, &mut self.given) {}
+        self.leave();
     }
 
     fn conntrack(&mut self, kind: Kind, entry: Entry) {
@@ -249,7 +288,7 @@ impl Simulation {
     fn finish(&mut self) {
         self.sweep();
         let now = self.time();
-        self.table.finish(now);
+        self.table.finish(false, now);
         self.connected = true;
         self.due();
     }
@@ -312,9 +351,10 @@ fn octets(update: &Update) -> [u64; 4] {
 }
 
 fn everything(sums: &InterfaceSums) -> abi::Count {
-    let parts = [sums.accounted, sums.annotated, sums.not_local, sums.undecided];
+    let earlier = abi::Count { packets: sums.earlier[0].cast_unsigned(), bytes: sums.earlier[1].cast_unsigned() };
+    let parts = [sums.accounted, sums.annotated, sums.not_local, sums.undecided, earlier];
     parts.iter().fold(abi::Count::default(), |sum, part| abi::Count {
-        packets: sum.packets + part.packets,
-        bytes: sum.bytes + part.bytes,
+        packets: sum.packets.wrapping_add(part.packets),
+        bytes: sum.bytes.wrapping_add(part.bytes),
     })
 }

@@ -27,6 +27,8 @@ pub(super) struct Tracked {
     pub(super) has_counters: bool,
     /// A flow of it was ended although it went on: what follows is another.
     pub(super) is_continued: bool,
+    /// It was over when a dump told of it.
+    pub(super) is_over: bool,
     /// The dump that is running has it.
     pub(super) in_dump: bool,
     /// Whether it can be found by its keys; not once the kernel has forgotten it.
@@ -61,6 +63,7 @@ impl Tracked {
             is_old: false,
             has_counters: false,
             is_continued: false,
+            is_over: false,
             in_dump: true,
             indexed: true,
             live: true,
@@ -161,6 +164,15 @@ impl Tracker {
         self.forget(number);
         self.slab[number].live = false;
         self.slab.remove(number);
+    }
+
+    /// Lets those go that were over and have no flow.
+    pub(super) fn forget_over(&mut self) {
+        for number in self.numbers() {
+            if self.slab[number].is_over && self.slab[number].connection == NONE {
+                self.remove(number);
+            }
+        }
     }
 
     /// Its flow is gone. The kernel still knows the connection, unless it was forgotten before; if its packets have

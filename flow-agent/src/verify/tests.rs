@@ -87,6 +87,8 @@ impl World {
             active_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(15),
             timestamps: true,
+            inherits: false,
+            keeps: false,
         };
         let mut table = Table::new(config, Timestamp::from_nanos(WALL));
         table.tell_parted(100);

@@ -78,6 +78,7 @@ pub(crate) struct Harness {
     counters: PerCpuArray<MapData, [u8; 288]>,
     ethertypes: HashMap<MapData, u32, [u8; 16]>,
     clocks: Array<MapData, [u8; 16]>,
+    lease: Array<MapData, u64>,
     _slots: Array<MapData, u32>,
     events: RingBuf<MapData>,
     ends: RingBuf<MapData>,
@@ -111,11 +112,17 @@ impl Harness {
             counters: map(&mut programs, "counters"),
             ethertypes: map(&mut programs, "ethertypes"),
             clocks: map(&mut programs, "clocks"),
+            lease: map(&mut programs, "lease"),
             events: map(&mut programs, "events"),
             ends: map(&mut programs, "ends"),
             _slots: slots,
             programs: RefCell::new(programs),
         }
+    }
+
+    /// Sets the tick up to which packets are counted.
+    pub(crate) fn lease(&mut self, tick: u64) {
+        self.lease.set(0, tick, 0).expect("an array has its key");
     }
 
     /// Runs the program of a point on a frame.

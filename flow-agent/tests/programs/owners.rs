@@ -106,6 +106,7 @@ fn a_pods_own_egress_takes_over_with_the_next_packet() {
     let before = event.flow.direction[event.flow.originator()];
     let kind = EVENT_TAKEOVER | event.flow.originator() as u32;
     assert_eq!((event.kind, before.owner, before.packets), (kind, uplink(4, false).packed(), 2));
+    assert_eq!(before.candidate, pod(2, true).packed());
     pass(&harness, &[uplink(4, false), pod(2, true)]);
     assert_eq!((direction(&harness).owner, direction(&harness).packets), (pod(2, true).packed(), 3));
     assert_eq!(harness.balance(), []);
@@ -236,4 +237,18 @@ fn a_full_ring_puts_a_take_over_off() {
     assert_eq!(counts(&harness), (pod(2, false).packed(), 4));
     assert_eq!(harness.events().iter().map(|event| event.kind & !1).collect::<Vec<_>>(), [EVENT_TAKEOVER]);
     assert_eq!(harness.balance(), []);
+}
+
+#[test]
+fn without_an_agent_nothing_is_counted_any_more() {
+    let mut harness = Harness::new(NEVER);
+    pass(&harness, &[pod(2, false)]);
+    harness.lease(u64::MAX);
+    pass(&harness, &[pod(2, false)]);
+    assert_eq!(harness.counters(pod(2, false)).seen.packets, 2);
+    // The first tick since the machine started.
+    harness.lease(1);
+    pass(&harness, &[pod(2, false)]);
+    assert_eq!(harness.counters(pod(2, false)).seen.packets, 2);
+    assert_eq!(direction(&harness).packets, 2);
 }

@@ -3,7 +3,7 @@
 //! One program for each hook, role and kind of device, so that these are constants on the packet path. Never changes a
 //! packet nor its fate: the verdict is always TC_ACT_UNSPEC (TCX_NEXT), so other programs run as if ours were not there.
 
-use crate::maps::{COUNTERS, ETHERTYPES, FLOWS4, FLOWS6, SCRATCH, SLOT_OF};
+use crate::maps::{COUNTERS, ETHERTYPES, FLOWS4, FLOWS6, LEASE, SCRATCH, SLOT_OF};
 use crate::packet::{Direct, Whole};
 use crate::words;
 use aya_ebpf::bindings::__sk_buff;
@@ -89,6 +89,9 @@ fn run<const POINT: u32, const LINK: u32>(skb: *mut __sk_buff) {
     // SAFETY: the context is valid for the program's whole run.
     let (ifindex, length, protocol, segments) =
         unsafe { ((*skb).ifindex, (*skb).len, (*skb).protocol as u16, (*skb).gso_segs) };
+    if is_left_alone() {
+        return;
+    }
     let point = ifindex << 2 | POINT;
     let Some(hook) = hook(point) else { return };
     // SAFETY: this CPU's counters; no other program runs on it meanwhile.
@@ -125,6 +128,13 @@ fn run<const POINT: u32, const LINK: u32>(skb: *mut __sk_buff) {
         return;
     }
     uncommon(skb, hook, point, LINK);
+}
+
+/// Whether no agent has been there for so long that nobody will read what is counted.
+#[inline(always)]
+fn is_left_alone() -> bool {
+    // SAFETY: a helper without arguments.
+    LEASE.get(0).is_some_and(|until| *until != 0 && unsafe { bpf_jiffies64() } > *until)
 }
 
 impl Passing {
@@ -308,7 +318,7 @@ unsafe fn count<K: Copy + Into<Key6>>(
         if (*own).owner != passing.point {
             let tell = || {
                 stage(key, family);
-                ends::tell(flow, EVENT_TAKEOVER | passing.direction & 1) != 0
+                ends::tell(flow, EVENT_TAKEOVER | passing.direction & 1, passing.point) != 0
             };
             if !owners::counts(passing, flow, own, now, tell) {
                 (*hook).annotated.packets += 1;

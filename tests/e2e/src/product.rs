@@ -34,6 +34,8 @@ const ADMIN_PORT: u16 = 10_349;
 pub struct Settings {
     /// Further keys of flow-agent.conf.
     pub agent: String,
+    /// A folder in a bpffs where the agents' programs stay from one to the next; without it they go with their agents.
+    pub pins: Option<PathBuf>,
     /// Further keys of flow-aggregator.conf.
     pub aggregator: String,
     /// A Node whose agent exports late: its halves always come second.
@@ -156,8 +158,10 @@ flowExporter:
   activeFlowExportTimeout: {active}s
   idleFlowExportTimeout: {idle}s
 {tls}{objects}apiSocket: {socket}
+bpf: {pins}
 {further}",
             name = node.name(),
+            pins = self.pins(),
             collector = collector(Family::V4),
             transport = self.settings.transport.name(),
             tls = self.settings.transport.tls(&self.lab.path("certs"), "client"),
@@ -168,6 +172,13 @@ flowExporter:
         let child = self.launch("flow-agent", &agent(node), &Host::Node(node), &text)?;
         lock(&self.agents).insert(node, child);
         Ok(())
+    }
+
+    fn pins(&self) -> String {
+        match &self.settings.pins {
+            Some(path) => format!("{{pin: auto, pinPath: {}}}", path.display()),
+            None => "{pin: never}".to_owned(),
+        }
     }
 
     /// Waits until a Node's agent has its collector and, unless connection tracking is to count, has attached every Pod's interface and

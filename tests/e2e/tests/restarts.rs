@@ -1,17 +1,20 @@
 //! What a kill -9 costs: nothing in the totals. Each test has a lab of its own.
 
 use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::cases::{Case, Item, Way};
 use lab::expect;
-use lab::joined::{Record, listed};
+use lab::joined::{Record, listed, sum_of_deltas};
 use lab::product::{Product, Settings};
-use lab::topology::{DNS, FAMILIES, Family, Host, Node, Pod, Protocol, ServicePort, TALK};
+use lab::topology::{BULK, DNS, FAMILIES, Family, Host, Node, Pod, Protocol, ServicePort, TALK};
 use lab::traffic::{Kind, Session};
 use lab::wait::eventually;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 const EXPORTED: Duration = Duration::from_secs(40);
 
@@ -72,6 +75,102 @@ fn a_killed_agent_goes_on_where_conntrack_is() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A bpffs of the calling thread's own and of what it starts.
+fn bpffs(lab: &Lab) -> Result<std::path::PathBuf> {
+    // SAFETY: gives this thread mounts of its own, and takes no memory from anyone.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context("mounts of one's own")?;
+    let folder = lab.path("bpf");
+    std::fs::create_dir(&folder)?;
+    for args in [&["--make-rprivate", "/"][..], &["-t", "bpf", "bpf", folder.to_str().context("a path")?]] {
+        ensure!(Command::new("mount").args(args).status()?.success(), "mount {}", args.join(" "));
+    }
+    Ok(folder)
+}
+
+/// Every packet of every interface, as its own counters have it, is in a record, annotated, or told of by the agent before.
+fn every_interface_adds_up(product: &Product<'_>) -> Result<()> {
+    for node in Node::ALL {
+        for interface in product.facts(node)?.interfaces.into_iter().filter(|it| it.attached.is_some()) {
+            ensure!(interface.own == interface.seen_by_hook, "{} {interface:#?}", node.name());
+            ensure!(interface.seen == interface.told(), "{} {interface:#?}", node.name());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restart_with_kept_programs_misses_no_packet() -> Result<()> {
+    const RESTARTS: usize = 6;
+    let lab = Lab::new()?;
+    let pins = bpffs(&lab)?;
+    let product = Product::start(&lab, Settings { pins: Some(pins.join("agent")), ..Settings::default() })?;
+    let client = Host::Pod(Pod::client(Node::A));
+    let (mut talk, mut dns) = (session(&lab, Family::V4, TALK)?, session(&lab, Family::V6, DNS)?);
+    // Traffic without a pause, each kind until all restarts are over.
+    let restarting = AtomicBool::new(true);
+    let (bulk, short) = std::thread::scope(|scope| {
+        let bulk = scope.spawn(|| {
+            let mut done = Vec::new();
+            while restarting.load(Ordering::Relaxed) {
+                let to = SocketAddr::new(Pod::server(Node::B).addr(Family::V4), BULK.target);
+                done.push(lab.ask(
+                    &client,
+                    Kind::Bulk { bytes: 1 << 30 },
+                    lab.client(&client, Family::V4, Node::B),
+                    to,
+                )?);
+            }
+            anyhow::Ok(done)
+        });
+        let short = scope.spawn(|| {
+            let mut done = Vec::new();
+            while restarting.load(Ordering::Relaxed) {
+                done.push(Case { item: Item::ShortHttp, way: Way::ServiceRemote, family: Family::V4 }.run(&lab)?);
+                // nft's sets take their counters from a small reserve of per-CPU memory, which is filled up now and then.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            anyhow::Ok(done)
+        });
+        let restarts = (|| {
+            for restart in 0..RESTARTS {
+                let node = Node::ALL[restart % 2];
+                if restart < RESTARTS / 2 {
+                    product.kill_agent(node)?;
+                } else {
+                    product.stop_agent(node)?;
+                }
+                talk.exchange(50)?;
+                dns.exchange(50)?;
+                product.start_agent(node)?;
+                product.wait_for_agent(node)?;
+            }
+            anyhow::Ok(())
+        })();
+        restarting.store(false, Ordering::Relaxed);
+        restarts?;
+        anyhow::Ok((bulk.join().expect("no panic")?, short.join().expect("no panic")?))
+    })?;
+    for session in [&talk, &dns] {
+        let records = totals_are_right(&lab, &product, session)?;
+        never_shrink(&records)?;
+        let first = records.first().context("no joined flow")?;
+        ensure!(records.iter().all(|record| record.flow_id == first.flow_id), "another flow: {}", listed(&records));
+    }
+    let told = || {
+        let truth = lab.truth()?;
+        for report in &bulk {
+            let expected = truth.both_ways(&client, report.direction())?;
+            let records = product.joined().of_client(report.protocol, report.from)?;
+            let last = records.last().with_context(|| format!("no joined flow of {report:?}"))?;
+            ensure!(last.totals() == expected, "{:?}, nft counted {expected:?}", last.totals());
+            ensure!(sum_of_deltas(&records) == expected, "nft counted {expected:?}: {}", listed(&records));
+        }
+        expect::all_hold(&short, &truth, &product.joined().records()?)
+    };
+    eventually(EXPORTED, told).map_err(|error| product.with_logs(error))?;
+    eventually(EXPORTED, || every_interface_adds_up(&product)).map_err(|error| product.with_logs(error))
 }
 
 #[test]

@@ -29,6 +29,8 @@ impl Simulation {
             active_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(15),
             timestamps: true,
+            inherits: false,
+            keeps: false,
         };
         Self { table: Table::new(config, born), flows: TrackedFlows::new(2_000, born), now_ns: BORN }
     }

@@ -35,6 +35,8 @@ enum Step {
     },
     Connected(bool),
     Local(bool),
+    /// The agent is killed, and the next one goes on with what is in the kernel.
+    Restarted,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -125,8 +127,14 @@ impl Law {
             Step::Passed { milliseconds } => self.sim.pass(milliseconds),
             Step::Connected(connected) => self.sim.connected = connected,
             Step::Local(local) => self.sim.local = local,
+            Step::Restarted => self.sim.restart(),
         }
         self.records.extend(self.sim.records());
+    }
+
+    fn new(config: TableConfig) -> Self {
+        let sim = Simulation::with(config);
+        Self { sim, ids: [0; 5], rerouted: [0; 5], counted: BTreeMap::new(), records: Vec::new() }
     }
 
     fn count(&mut self, tuple: Tuple, point: u32, bytes: u64, flags: u32) {
@@ -142,7 +150,7 @@ proptest! {
 
     #[test]
     fn no_packet_is_lost_and_none_is_exported_twice(steps in prop::collection::vec(step(), 1..120)) {
-        let mut law = Law { sim: Simulation::new(), ids: [0; 5], rerouted: [0; 5], counted: BTreeMap::new(), records: Vec::new() };
+        let mut law = Law::new(config());
         for step in steps {
             law.run(step);
             // At any time, each interface's packets that were seen are somewhere.
@@ -179,5 +187,28 @@ proptest! {
             prop_assert_eq!(*total, head.packet_total + head.reverse_packet_total);
         }
         prop_assert!(law.sim.table.flows().next().is_none());
+    }
+    #[test]
+    fn restarts_lose_no_packet_of_an_interface_and_no_flow_begins_anew(
+        steps in prop::collection::vec(prop_oneof![15 => step(), 1 => Just(Step::Restarted)], 1..120),
+    ) {
+        let mut law = Law::new(TableConfig { keeps: true, ..config() });
+        steps.into_iter().for_each(|step| law.run(step));
+        law.sim.finish();
+        law.records.extend(law.sim.records());
+
+        let sums = law.sim.table.interfaces();
+        for (interface, counted) in &law.counted {
+            let sums = sums.get(interface).copied().unwrap_or_default();
+            prop_assert_eq!(everything(&sums), *counted, "interface {}", interface);
+        }
+        // Which end originated it may turn out later.
+        let mut totals: BTreeMap<u64, u64> = BTreeMap::new();
+        for record in &law.records {
+            let before = totals.entry(record.extended.flow_id).or_default();
+            let now = record.head.packet_total + record.head.reverse_packet_total;
+            prop_assert!(now >= *before, "{} packets, then {:?}", before, record);
+            *before = now;
+        }
     }
 }
