@@ -4,11 +4,11 @@
 //! before the flow that it belongs to: it waits for that, and is let go if none comes, because what was dropped before any of our
 //! points is no flow.
 
-use std::collections::HashMap;
-
 use flow_common::abi;
 use flow_common::abi::drop::Site;
 use flow_common::record::{EndReason, ForwardingStatus};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 
 use super::connection::{DENIAL_NEWS, DONE, EXPORTED, IDLE, LIVE, OVER, REFUSED, SCHEDULED};
 use super::entry::REVERSED;
@@ -36,8 +36,8 @@ pub struct Denied {
 /// What is known of drops.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
-    of: HashMap<u32, Denial>,
-    waiting: HashMap<Key, Waiting>,
+    of: HashMap<u32, Denial, RandomState>,
+    waiting: HashMap<Key, Waiting, RandomState>,
     looked_ns: u64,
 }
 

@@ -210,6 +210,38 @@ bpf: {pins}
         Ok(())
     }
 
+    /// Fails unless every packet of every attached interface, as its own counters have it, was seen by the programs and is in a record,
+    /// annotated, or counted with a reason.
+    pub fn adds_up(&self) -> Result<()> {
+        for node in Node::ALL {
+            for interface in self.facts(node)?.interfaces.into_iter().filter(|it| it.attached.is_some()) {
+                ensure!(interface.own == interface.seen_by_hook, "{} {interface:#?}", node.name());
+                ensure!(interface.seen == interface.told(), "{} {interface:#?}", node.name());
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops a Node's agent as it is, or lets it go on.
+    pub fn hold_agent(&self, node: Node, held: bool) -> Result<()> {
+        let signal = if held { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        Ok(rustix::process::kill_process(self.agent_process(node)?, signal)?)
+    }
+
+    /// The most memory that a Node's agent ever had, in bytes: its own and what is mapped of the rings.
+    pub fn agent_memory(&self, node: Node) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.agent_process(node)?.as_raw_nonzero());
+        let status = std::fs::read_to_string(path)?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        Ok(peak.context("no VmHWM")?.parse::<u64>()? * 1024)
+    }
+
+    fn agent_process(&self, node: Node) -> Result<rustix::process::Pid> {
+        let agents = lock(&self.agents);
+        let child = agents.get(&node).with_context(|| format!("{} does not run", agent(node)))?;
+        Ok(rustix::process::Pid::from_child(child))
+    }
+
     /// kill -9 of a Node's agent.
     pub fn kill_agent(&self, node: Node) -> Result<()> {
         kill(lock(&self.agents).remove(&node))
@@ -439,6 +471,8 @@ pub struct Interface {
     pub annotated: Count,
     /// What is not yet in a record.
     pub waiting: Count,
+    /// Events that found a ring full: of begun and of ended flows.
+    pub events_lost: [u64; 2],
     /// What is in no record, by reason.
     pub lost: Vec<Loss>,
 }

@@ -114,6 +114,11 @@ pub enum Kind {
         /// How many ports.
         flows: u32,
     },
+    /// The first SYN of a TCP connection from each of so many ports, from the client's on; nobody waits for an answer.
+    Syns {
+        /// How many ports.
+        flows: u32,
+    },
     /// A TCP connection and its end.
     Connect {
         /// How long to wait for an answer.
@@ -132,7 +137,11 @@ impl Kind {
     /// The protocol its packets have.
     pub fn protocol(self) -> Protocol {
         match self {
-            Self::Http { .. } | Self::Bulk { .. } | Self::Connects { .. } | Self::Connect { .. } => Protocol::Tcp,
+            Self::Http { .. }
+            | Self::Bulk { .. }
+            | Self::Connects { .. }
+            | Self::Syns { .. }
+            | Self::Connect { .. } => Protocol::Tcp,
             Self::Echo { protocol, .. } => protocol,
             Self::Flood { .. } => Protocol::Udp,
             Self::Ping { .. } => Protocol::Icmp,
@@ -153,6 +162,7 @@ impl Kind {
             Self::Echo { protocol, exchanges, bytes } => (protocol.name(), exchanges, bytes),
             Self::Flood { flows } => ("flood", flows, 100),
             Self::Connects { flows } => ("connects", flows, 0),
+            Self::Syns { flows } => ("syns", flows, 0),
             Self::Connect { .. } | Self::Ping { .. } => ("connect", 1, 0),
         };
         command.args(["ask", kind, "--from", &from.to_string(), "--to", &to.to_string()]);

@@ -32,17 +32,6 @@ fn flood(lab: &Lab, flows: u32) -> Result<()> {
     Ok(())
 }
 
-/// Every packet that the programs saw is in a record, annotated, or counted with a reason.
-fn adds_up(product: &Product<'_>) -> Result<()> {
-    for node in Node::ALL {
-        for interface in product.facts(node)?.interfaces.into_iter().filter(|it| it.attached.is_some()) {
-            ensure!(interface.own == interface.seen_by_hook, "{} {interface:#?}", node.name());
-            ensure!(interface.seen == interface.told(), "{} {interface:#?}", node.name());
-        }
-    }
-    Ok(())
-}
-
 fn cases(lab: &Lab, items: &[Item]) -> Result<Vec<Done>> {
     let all = items.iter().flat_map(|item| [Way::AcrossNodes, Way::ServiceRemote].map(|way| (*item, way)));
     all.filter(|(item, way)| item.goes(*way))
@@ -71,7 +60,7 @@ fn a_full_map_counts_what_it_has_no_room_for() -> Result<()> {
         Ok(())
     })
     .map_err(|error| product.with_logs(error))?;
-    eventually(EXPORTED, || adds_up(&product)).map_err(|error| product.with_logs(error))?;
+    eventually(EXPORTED, || product.adds_up()).map_err(|error| product.with_logs(error))?;
     are_told(&lab, &product, &before)
 }
 
@@ -94,7 +83,7 @@ fn a_full_ring_hides_no_flow() -> Result<()> {
         ports.sort_unstable();
         ports.dedup();
         ensure!(ports.len() as u32 == FLOWS, "{} of {FLOWS} flows are told of", ports.len());
-        adds_up(&product)
+        product.adds_up()
     })
     .map_err(|error| product.with_logs(error))
 }

@@ -89,17 +89,6 @@ fn bpffs(lab: &Lab) -> Result<std::path::PathBuf> {
     Ok(folder)
 }
 
-/// Every packet of every interface, as its own counters have it, is in a record, annotated, or told of by the agent before.
-fn every_interface_adds_up(product: &Product<'_>) -> Result<()> {
-    for node in Node::ALL {
-        for interface in product.facts(node)?.interfaces.into_iter().filter(|it| it.attached.is_some()) {
-            ensure!(interface.own == interface.seen_by_hook, "{} {interface:#?}", node.name());
-            ensure!(interface.seen == interface.told(), "{} {interface:#?}", node.name());
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn a_restart_with_kept_programs_misses_no_packet() -> Result<()> {
     const RESTARTS: usize = 6;
@@ -170,7 +159,7 @@ fn a_restart_with_kept_programs_misses_no_packet() -> Result<()> {
         expect::all_hold(&short, &truth, &product.joined().records()?)
     };
     eventually(EXPORTED, told).map_err(|error| product.with_logs(error))?;
-    eventually(EXPORTED, || every_interface_adds_up(&product)).map_err(|error| product.with_logs(error))
+    eventually(EXPORTED, || product.adds_up()).map_err(|error| product.with_logs(error))
 }
 
 #[test]

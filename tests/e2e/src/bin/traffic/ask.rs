@@ -53,6 +53,8 @@ enum Kind {
     Flood,
     /// Connects and closes, each time from the next port.
     Connects,
+    /// Begins to connect and turns away, each time from the next port.
+    Syns,
     /// Only connects, and closes.
     Connect,
 }
@@ -63,6 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Kind::Udp => udp(options),
         Kind::Flood => flood(options),
         Kind::Connects => connects(options),
+        Kind::Syns => syns(options),
         Kind::Http => stream(options, Protocol::Tcp, http),
         Kind::Bulk => stream(options, Protocol::Tcp, bulk),
         Kind::Tcp => stream(options, Protocol::Tcp, echo),
@@ -202,6 +205,16 @@ fn connects(options: &Options) -> Result<()> {
         let from = SocketAddr::new(options.from.ip(), port);
         let mut connection = socket::connect_from(Protocol::Tcp, from, options.to, PATIENCE)?;
         close(&mut connection)?;
+        report.exchanges += 1;
+    }
+    print(&mut report)
+}
+
+fn syns(options: &Options) -> Result<()> {
+    let mut report = Report::new(Protocol::Tcp, options.from, options.to);
+    for offset in 0..u16::try_from(options.exchanges)? {
+        let port = options.from.port().checked_add(offset).context("too many ports")?;
+        socket::begin_from(SocketAddr::new(options.from.ip(), port), options.to)?;
         report.exchanges += 1;
     }
     print(&mut report)

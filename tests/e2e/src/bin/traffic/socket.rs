@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use lab::topology::{Family, Protocol};
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, listen, socket_with};
 
@@ -28,6 +29,17 @@ pub(crate) fn connect_from(
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// Sends the first SYN of a TCP connection from `from` to `to` and nothing else.
+pub(crate) fn begin_from(from: SocketAddr, to: SocketAddr) -> io::Result<()> {
+    let socket = stream(Protocol::Tcp, Family::of(from.ip()))?;
+    bind(&socket, &from)?;
+    ioctl_fionbio(&socket, true)?;
+    match connect(&socket, &to) {
+        Err(Errno::INPROGRESS) => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// A listener on all addresses of both families.
