@@ -487,7 +487,7 @@ fn without<'a, K: PartialEq>(keys: &'a [K], kept: &'a [K]) -> impl Iterator<Item
 impl Drop for Kernel {
     fn drop(&mut self) {
         if !self.is_kept() {
-            self.interfaces.leave(&mut self.loaded.programs);
+            self.interfaces.leave();
         }
     }
 }

@@ -300,8 +300,8 @@ impl Drop for Bpffs {
 }
 
 /// Loads with what is kept in the folder, and says whether that was adopted.
-fn load_kept(folder: &Path, max_flows: u32) -> (Kernel, bool) {
-    let config = KernelConfig { max_flows, ..config(None) };
+fn load_kept(folder: &Path, max_flows: u32, attachment: Option<Attachment>) -> (Kernel, bool) {
+    let config = KernelConfig { max_flows, ..config(attachment) };
     let pins = kernel::pins(&folder.join("agent"), &config).unwrap_or_else(|error| panic!("{error}"));
     let is_adopted = pins.inherited().is_some();
     (Kernel::load(&config, Some(pins)).unwrap_or_else(|error| panic!("{error}")), is_adopted)
@@ -321,10 +321,19 @@ fn ping() {
 
 #[test]
 fn what_is_kept_counts_without_an_agent_and_the_next_one_goes_on() {
+    goes_on(None);
+}
+
+#[test]
+fn filters_that_are_kept_count_on_too() {
+    goes_on(Some(Attachment::Clsact));
+}
+
+fn goes_on(attachment: Option<Attachment>) {
     let (lab, folder) = (Lab::new(), Bpffs::new());
     lab.pod("veth0", "10.9.0");
     lab.pod("veth1", "10.9.1");
-    let (mut kernel, adopted) = load_kept(folder.path(), 16_384);
+    let (mut kernel, adopted) = load_kept(folder.path(), 16_384, attachment);
     assert!(!adopted);
     ping();
     let before = seen(&mut kernel);
@@ -335,7 +344,7 @@ fn what_is_kept_counts_without_an_agent_and_the_next_one_goes_on() {
 
     ping();
     ip("link del veth1");
-    let (mut kernel, adopted) = load_kept(folder.path(), 16_384);
+    let (mut kernel, adopted) = load_kept(folder.path(), 16_384, attachment);
     assert!(adopted);
     assert!(report(&mut kernel, "veth1").is_none(), "it went while no agent was there");
     let meanwhile = seen(&mut kernel);
@@ -353,7 +362,7 @@ fn what_is_kept_counts_without_an_agent_and_the_next_one_goes_on() {
     assert!(kernel::detach(&folder.path().join("agent")).expect("nobody is there") > 0);
     assert!(!folder.path().join("agent").exists());
     ping();
-    let (mut kernel, adopted) = load_kept(folder.path(), 16_384);
+    let (mut kernel, adopted) = load_kept(folder.path(), 16_384, attachment);
     assert!(!adopted);
     ping();
     assert!((10..20).contains(&seen(&mut kernel)));
@@ -363,10 +372,10 @@ fn what_is_kept_counts_without_an_agent_and_the_next_one_goes_on() {
 fn maps_of_another_shape_and_of_an_agent_long_gone_begin_anew() {
     let (lab, folder) = (Lab::new(), Bpffs::new());
     lab.pod("veth0", "10.9.0");
-    let (kernel, _) = load_kept(folder.path(), 16_384);
+    let (kernel, _) = load_kept(folder.path(), 16_384, None);
     ping();
     drop(kernel);
-    let (mut kernel, adopted) = load_kept(folder.path(), 8_192);
+    let (mut kernel, adopted) = load_kept(folder.path(), 8_192, None);
     assert!(!adopted);
     ping();
     assert!((10..20).contains(&seen(&mut kernel)));
@@ -380,10 +389,12 @@ fn maps_of_another_shape_and_of_an_agent_long_gone_begin_anew() {
     let memory = aya::maps::Map::from_map_data(aya::maps::MapData::from_pin(memory).expect("kept")).expect("an array");
     let mut memory: aya::maps::Array<_, [u64; 5]> = memory.try_into().expect("of accounts");
     let mut own = memory.get(&0, 0).expect("the agent's own");
-    own[2] = 1;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic).tv_sec.cast_unsigned();
+    // A little longer ago than the lease; on a machine that has just started, never.
+    own[2] = now.saturating_sub(601) * 1_000_000_000;
     memory.set(0, own, 0).expect("it is there");
-    let (mut kernel, adopted) = load_kept(folder.path(), 8_192);
-    assert!(!adopted, "it was last there when the machine started");
+    let (mut kernel, adopted) = load_kept(folder.path(), 8_192, None);
+    assert!(!adopted, "it was last there too long ago");
     ping();
     assert!((10..20).contains(&seen(&mut kernel)));
 }

@@ -9,7 +9,7 @@ use super::pins::Pins;
 use super::syscall::{self, TcxHook};
 use super::{Attachment, LoadError, Role};
 use aya::Ebpf;
-use aya::programs::tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcAttachType, TcHandle};
+use aya::programs::tc::{self, NlOptions, TcAttachOptions, TcAttachType, TcHandle};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -27,10 +27,9 @@ pub(super) struct Hooks {
 
 enum Links {
     /// Open file descriptors; closing them detaches.
-    Tcx {
-        _fds: [OwnedFd; 2],
-    },
-    Clsact([SchedClassifierLinkId; 2]),
+    Tcx { _fds: [OwnedFd; 2] },
+    /// The interface's name: filters stay until they are removed by their programs' names.
+    Clsact(String),
     /// On the way to the head.
     Left,
 }
@@ -63,13 +62,15 @@ impl Hooks {
     ) -> Result<Self, AttachError> {
         let names = names(role, ethernet);
         let ids = [program_id(programs, names[0])?, program_id(programs, names[1])?];
-        let links = match (wanted, to_head(programs, names, link.index, pins)) {
-            (Some(Attachment::Clsact), _) => clsact(programs, names, &link.name)?,
-            // The command is not known below 6.6.
-            (None, Err(AttachError::Refused(error))) if error.raw_os_error() == Some(libc::EINVAL) => {
-                clsact(programs, names, &link.name)?
-            }
-            (_, fds) => Links::Tcx { _fds: fds? },
+        let links = match wanted {
+            Some(Attachment::Clsact) => clsact(programs, names, &link.name)?,
+            _ => match to_head(programs, names, link.index, pins) {
+                // The command is not known below 6.6.
+                Err(AttachError::Refused(error)) if wanted.is_none() && error.raw_os_error() == Some(libc::EINVAL) => {
+                    clsact(programs, names, &link.name)?
+                }
+                fds => Links::Tcx { _fds: fds? },
+            },
         };
         Ok(Self { programs: names, ids, links })
     }
@@ -129,10 +130,9 @@ impl Hooks {
     }
 
     /// Leaves the interface.
-    pub(super) fn detach(self, programs: &mut Ebpf) {
-        let Links::Clsact(ids) = self.links else { return };
-        for (name, id) in self.programs.into_iter().zip(ids) {
-            remove(programs, name, id);
+    pub(super) fn detach(self) {
+        if let Links::Clsact(interface) = &self.links {
+            remove(interface, &self.programs);
         }
     }
 }
@@ -156,26 +156,31 @@ fn clsact(programs: &mut Ebpf, names: [&'static str; 2], interface: &str) -> Res
     remove_leftovers(interface);
     // It may be there already, for a CNI's programs.
     let _ = tc::qdisc_add_clsact(interface);
-    let mut add = |name: &'static str, hook: TcAttachType| -> Result<SchedClassifierLinkId, AttachError> {
+    for (name, hook) in names.into_iter().zip(TC_HOOKS) {
         let options = NlOptions { priority: PRIORITY, handle: TcHandle::from(HANDLE), classid: None };
-        let attached = program(programs, name)?.attach_with_options(interface, hook, TcAttachOptions::Netlink(options));
-        attached.map_err(|error| clsact_error(&error))
-    };
-    let [ingress, egress] = names;
-    let first = add(ingress, TcAttachType::Ingress)?;
-    match add(egress, TcAttachType::Egress) {
-        Ok(second) => Ok(Links::Clsact([first, second])),
-        Err(error) => {
-            remove(programs, ingress, first);
-            Err(error)
+        let program = program(programs, name)?;
+        let attached = program
+            .attach_with_options(interface, hook, TcAttachOptions::Netlink(options))
+            .and_then(|id| program.take_link(id));
+        match attached {
+            // Dropped, it would remove the filter.
+            Ok(link) => std::mem::forget(link),
+            Err(error) => {
+                remove(interface, &names);
+                return Err(clsact_error(&error));
+            }
         }
     }
+    Ok(Links::Clsact(interface.to_owned()))
 }
 
-fn remove(programs: &mut Ebpf, name: &'static str, id: SchedClassifierLinkId) {
-    if let Ok(program) = program(programs, name) {
-        // Fails where the interface has gone, and the filter with it.
-        let _ = program.detach(id);
+/// Removes the filters of these programs.
+fn remove(interface: &str, names: &[&str]) {
+    for hook in TC_HOOKS {
+        for name in names {
+            // Not found is what it should be; and an interface that has gone took them along.
+            let _ = tc::qdisc_detach_program(interface, hook, name);
+        }
     }
 }
 
@@ -216,10 +221,5 @@ fn clsact_error(error: &aya::programs::ProgramError) -> AttachError {
 
 /// Removes our filters, whoever left them.
 pub(super) fn remove_leftovers(interface: &str) {
-    for hook in TC_HOOKS {
-        for name in PROGRAMS {
-            // Not found is what it should be.
-            let _ = tc::qdisc_detach_program(interface, hook, name);
-        }
-    }
+    remove(interface, &PROGRAMS);
 }

@@ -140,7 +140,7 @@ impl Interfaces {
             match change {
                 // A pair's other end that leaves the namespace is gone for us, and shows nothing else.
                 Change::Gone(index) => {
-                    changed |= self.forget(index, programs, maps);
+                    changed |= self.forget(index, maps);
                     look = true;
                 }
                 Change::Present(link) => look |= self.is_news(&link),
@@ -176,7 +176,7 @@ impl Interfaces {
         let gone: Vec<u32> = self.watched.keys().filter(|index| !there.contains(index)).copied().collect();
         let mut changed = !gone.is_empty();
         for index in gone {
-            self.forget(index, programs, maps);
+            self.forget(index, maps);
         }
         let before: Vec<u32> = self.attached().map(|(index, _)| index).collect();
         for link in links {
@@ -225,7 +225,7 @@ impl Interfaces {
         let decision = self.roles.decide(&link);
         let known = self.watched.get_mut(&link.index);
         let role = match decision {
-            Decision::Ignore => return known.is_some() && self.forget(link.index, programs, maps),
+            Decision::Ignore => return known.is_some() && self.forget(link.index, maps),
             Decision::Wait(role) | Decision::Unknown(role) | Decision::Attach { role, .. } => role,
         };
         if let Some(known) = known
@@ -236,7 +236,7 @@ impl Interfaces {
             return false;
         }
         let was_waiting = known_reason(self.watched.get(&link.index));
-        self.forget(link.index, programs, maps);
+        self.forget(link.index, maps);
         let state = match decision {
             Decision::Attach { ethernet, .. } => {
                 self.attach(&link, role, ethernet, programs, maps).unwrap_or_else(State::Waiting)
@@ -306,11 +306,11 @@ impl Interfaces {
     }
 
     /// Forgets an interface; true if it was watched.
-    fn forget(&mut self, index: u32, programs: &mut Ebpf, maps: &Maps) -> bool {
+    fn forget(&mut self, index: u32, maps: &Maps) -> bool {
         let Some(watched) = self.watched.remove(&index) else { return false };
         let mut report = self.report(index, &watched, maps);
         if let State::Attached { hooks, slot, .. } = watched.state {
-            hooks.detach(programs);
+            hooks.detach();
             if let Some(pins) = &maps.pins {
                 pins.forget_links(index);
             }
@@ -322,10 +322,10 @@ impl Interfaces {
     }
 
     /// Leaves every interface.
-    pub(super) fn leave(&mut self, programs: &mut Ebpf) {
+    pub(super) fn leave(&mut self) {
         for watched in std::mem::take(&mut self.watched).into_values() {
             if let State::Attached { hooks, .. } = watched.state {
-                hooks.detach(programs);
+                hooks.detach();
             }
         }
     }

@@ -118,19 +118,19 @@ fn a_flood_of_datagrams_into_small_maps_is_counted() -> Result<()> {
 fn is_survived(kind: Kind, to: SocketAddr) -> Result<()> {
     let _alone = FLOODS.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::new()?;
-    let small = "maxFlows: 1024\nringBytes: 4096\nspoolRecords: 256\n".to_owned();
+    let small = "maxFlows: 1024\nringBytes: 4096\nspoolRecords: 64\n".to_owned();
     let product = Product::start(&lab, Settings { agent: small, ..Settings::default() })?;
     product.kill_aggregator()?;
     flood(&lab, kind, to)?;
-    product.start_aggregator()?;
     eventually(EXPORTED, || {
         let facts = product.facts(Node::A)?;
         let full = facts.interfaces.iter().flat_map(|it| &it.lost).filter(|loss| loss.reason == "map_full");
         let full: u64 = full.map(|loss| loss.tally.packets).sum();
         ensure!(full > 0 || facts.flows.evicted > 0, "20,000 flows found room in a map of 1,024: {facts:?}");
-        ensure!(facts.export.lost_flows > 0, "20,000 ended flows found room in a spool of 256");
+        ensure!(facts.export.lost_flows > 0, "20,000 ended flows found room in a spool of 64");
         Ok(())
     })
     .map_err(|error| product.with_logs(error))?;
+    product.start_aggregator()?;
     all_is_right_again(&lab, &product)
 }
