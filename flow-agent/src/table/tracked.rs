@@ -105,12 +105,20 @@ pub(super) struct Tracker {
     index: HashTable<u32>,
     hasher: RandomState,
     capacity: usize,
+    /// Connections that found no room since it was last looked for.
+    refused: usize,
 }
 
 impl Tracker {
     pub(super) fn new(capacity: usize) -> Self {
         let capacity = capacity.min(NONE as usize / 2);
-        Self { slab: Slab::with_capacity(0), index: HashTable::new(), hasher: RandomState::default(), capacity }
+        Self {
+            slab: Slab::with_capacity(0),
+            index: HashTable::new(),
+            hasher: RandomState::default(),
+            capacity,
+            refused: 0,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -134,7 +142,7 @@ impl Tracker {
 
     /// None if there is no room.
     pub(super) fn insert(&mut self, tracked: Tracked) -> Option<u32> {
-        if self.slab.len() >= self.capacity {
+        if self.slab.len() >= self.capacity && !self.make_room() {
             return None;
         }
         let number = self.slab.insert(tracked);
@@ -144,6 +152,21 @@ impl Tracker {
             index.insert_unique(hash, number * 2 + side, |element| hasher.hash_one(slab[element / 2].key(element % 2)));
         }
         Some(number)
+    }
+
+    /// Lets those go of which no packet was seen and that have no translation to tell: a flow that comes after all is told of without
+    /// them. The search goes over all, so it is not for each that finds no room.
+    fn make_room(&mut self) -> bool {
+        const EVERY: usize = 256;
+        self.refused += 1;
+        if self.refused % EVERY == 1 {
+            for number in self.numbers() {
+                if self.slab[number].connection == NONE && !self.slab[number].is_translated() {
+                    self.remove(number);
+                }
+            }
+        }
+        self.slab.len() < self.capacity
     }
 
     /// Keeps it for its flow, but its keys are free for another.
