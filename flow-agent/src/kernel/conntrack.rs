@@ -128,8 +128,10 @@ pub struct ConntrackHooks {
     maps: Option<Maps>,
     rungs: Rungs,
     layout: Option<ConnLayout>,
-    /// Detach when they are dropped.
-    attached: Vec<Hook>,
+    /// Of beginnings and of ends; they detach when they are dropped.
+    attached: [Vec<Hook>; 2],
+    /// What hooks missed that are not there any more.
+    missed: [u64; 2],
     /// Which load of the module they are attached to.
     instance: Option<u64>,
     looked: Option<Instant>,
@@ -146,7 +148,8 @@ impl ConntrackHooks {
             maps: None,
             rungs: Rungs::default(),
             layout: None,
-            attached: Vec::new(),
+            attached: [Vec::new(), Vec::new()],
+            missed: [0; 2],
             instance: symbols::instance(),
             looked: None,
             counters: ConntrackCounters::default(),
@@ -183,8 +186,15 @@ impl ConntrackHooks {
     pub fn counters(&mut self) -> ConntrackCounters {
         if let Some(Ok(counters)) = self.maps.as_ref().map(Maps::counters) {
             self.counters = counters;
+            let missed = self.missed_so_far();
+            self.counters.lost.iter_mut().zip(missed).for_each(|(lost, missed)| *lost += missed);
         }
         self.counters
+    }
+
+    /// Events that the kernel ran no program for.
+    fn missed_so_far(&self) -> [u64; 2] {
+        [0, 1].map(|kind| self.missed[kind] + self.attached[kind].iter().map(Hook::missed).sum::<u64>())
     }
 
     /// Looks for the module, once a second at most: attaches when it has come, and anew after it was loaded again, where the old
@@ -199,7 +209,8 @@ impl ConntrackHooks {
             return false;
         }
         self.instance = instance;
-        self.attached.clear();
+        self.missed = self.missed_so_far();
+        self.attached = [Vec::new(), Vec::new()];
         self.attach().unwrap_or_else(|sentence| self.stand_on_none(&sentence));
         true
     }
@@ -231,7 +242,7 @@ impl ConntrackHooks {
         // The ends first: a beginning then never lacks its end.
         let (end, end_hooks) = ground.stand(rungs.clone(), attach::END);
         let (new, new_hooks) = ground.stand(rungs, attach::NEW);
-        self.attached.extend(end_hooks.into_iter().chain(new_hooks));
+        self.attached = [new_hooks, end_hooks];
         self.rungs = Rungs { new, end };
         self.layout = Some(decoder);
         Ok(())

@@ -8,11 +8,22 @@ use super::object::Programs;
 use super::symbols::Symbols;
 use super::{MODULE, Rung, Standing, words};
 use crate::kernel::btf::Btf;
+use crate::kernel::syscall;
 
 /// A program at a function; the link goes first.
 pub(super) struct Hook {
-    _link: OwnedFd,
-    _program: OwnedFd,
+    link: OwnedFd,
+    program: OwnedFd,
+    rung: Rung,
+}
+
+impl Hook {
+    /// Events that the kernel did not run the program for, as far as it counts them.
+    pub(super) fn missed(&self) -> u64 {
+        let runs = syscall::missed_runs(self.program.as_fd()).unwrap_or_default();
+        let calls = if self.rung == Rung::KprobeMulti { syscall::missed_calls(self.link.as_fd()) } else { Ok(0) };
+        runs + calls.unwrap_or_default()
+    }
 }
 
 /// What programs are attached with.
@@ -111,7 +122,7 @@ impl Ground<'_> {
         let program = self.programs.load(name, &form).map_err(|refusal| load(&refusal, place.function))?;
         let link = calls::attach_tracing(program.as_fd())
             .map_err(|error| format!("attaching to {}: {}", place.function, words(&error)))?;
-        Ok(Hook { _link: link, _program: program })
+        Ok(Hook { link, program, rung: Rung::Tracing })
     }
 
     fn probe(&self, rung: Rung, name: &'static str, function: &str, on_return: bool) -> Result<Hook, String> {
@@ -124,7 +135,7 @@ impl Ground<'_> {
         } else {
             calls::attach_kprobe(program.as_fd(), function, on_return).map_err(|error| probe(&error, function))?
         };
-        Ok(Hook { _link: link, _program: program })
+        Ok(Hook { link, program, rung })
     }
 }
 
