@@ -40,10 +40,20 @@ pub struct Settings {
     pub aggregator: String,
     /// A Node whose agent exports late: its halves always come second.
     pub late: Option<Node>,
+    /// The only capabilities that the agents have, without `CAP_` and in small letters; none: all.
+    pub capabilities: Option<&'static [&'static str]>,
     /// How the agents send.
     pub transport: Transport,
     /// The aggregator has no objects of its own: it knows what the agents say and nothing else.
     pub blind: bool,
+}
+
+impl Settings {
+    /// Whether connection tracking is to count: as configured, or because the programs will be refused.
+    fn counts_by_tracking(&self) -> bool {
+        let may_load = |held: &[&str]| ["bpf", "perfmon"].iter().all(|capability| held.contains(capability));
+        self.agent.contains("source: conntrack") || self.capabilities.is_some_and(|held| !may_load(held))
+    }
 }
 
 /// How the agents send.
@@ -188,7 +198,7 @@ bpf: {pins}
             self.still_runs(lock(&self.agents).get_mut(&node), &agent(node))?;
             let facts = self.facts(node)?;
             ensure!(facts.export.peer.is_some(), "{} has no collector: {:?}", agent(node), facts.export);
-            if self.settings.agent.contains("source: conntrack") {
+            if self.settings.counts_by_tracking() {
                 return Ok(());
             }
             let links = self.lab.interfaces(node)?;
@@ -342,10 +352,23 @@ bpf: {pins}
         let path = self.lab.path(&format!("{name}.conf"));
         std::fs::write(&path, configuration)?;
         let log = File::options().append(true).create(true).open(self.log_path(name))?;
-        let mut command = Command::new(programs::beside(program)?);
+        let mut command = self.command(program)?;
         command.arg("run").arg("--config").arg(&path);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.lab.namespace(host)?.spawn(&mut command)
+    }
+
+    /// A program with the rights that the settings leave it.
+    fn command(&self, program: &str) -> Result<Command> {
+        let path = programs::beside(program)?;
+        let Some(capabilities) = self.settings.capabilities.filter(|_| program == "flow-agent") else {
+            return Ok(Command::new(path));
+        };
+        let mut command = Command::new("setpriv");
+        let set = capabilities.iter().fold("-all".to_owned(), |set, capability| format!("{set},+{capability}"));
+        // Root's capabilities are at most the bounding set's.
+        command.args(["--bounding-set", &set, "--inh-caps", &set, "--"]).arg(path);
+        Ok(command)
     }
 
     fn log_path(&self, part: &str) -> PathBuf {
