@@ -141,6 +141,9 @@ pub struct Interface {
     pub events_lost: [u64; 2],
 }
 
+/// The [`Loss::reason`] of packets that are in no record of this agent but in those of another one before it.
+pub const EARLIER_AGENT: &str = "earlier_agent";
+
 /// Packets in no record, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
@@ -302,13 +305,23 @@ impl Interface {
     /// Packets and bytes in no record, whatever the reason.
     pub fn lost_in_all(&self) -> Tally {
         let mut all = Tally::default();
-        self.lost.iter().for_each(|loss| all.add(loss.tally));
+        self.losses().for_each(|loss| all.add(loss.tally));
         all
+    }
+
+    /// What is in no agent's records, by reason.
+    pub fn losses(&self) -> impl Iterator<Item = &Loss> {
+        self.lost.iter().filter(|loss| loss.reason != EARLIER_AGENT)
+    }
+
+    /// What an agent before this one has told of.
+    pub fn earlier(&self) -> Tally {
+        self.lost.iter().find(|loss| loss.reason == EARLIER_AGENT).map(|loss| loss.tally).unwrap_or_default()
     }
 
     /// The part of the packets that is accounted for, of all that does not wait; 1 while nothing was seen.
     pub fn completeness(&self) -> f64 {
-        let settled = self.seen.packets.saturating_sub(self.waiting.packets);
+        let settled = self.seen.less(self.waiting).less(self.earlier()).packets;
         let found = self.accounted.packets + self.annotated.packets;
         #[expect(clippy::cast_precision_loss, reason = "a ratio is shown with few digits")]
         if settled == 0 { 1.0 } else { found as f64 / settled as f64 }

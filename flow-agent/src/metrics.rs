@@ -132,6 +132,12 @@ const METRICS: &[Metric] = &[
             .map(|interface| (vec![("interface", interface.name.clone())], attached(interface)))
             .collect()
     }),
+    counter("flow_agent_earlier_packets", "Packets that an agent before this one has told of", |facts| {
+        by_interface(facts, |interface| interface.earlier().packets)
+    }),
+    counter("flow_agent_earlier_bytes", "Layer-3 bytes that an agent before this one has told of", |facts| {
+        by_interface(facts, |interface| interface.earlier().bytes)
+    }),
     counter("flow_agent_events_lost", "Events of begun and ended flows that found a ring full", |facts| {
         facts
             .interfaces
@@ -248,7 +254,7 @@ fn by_reason(facts: &Facts, value: fn(Tally) -> u64) -> Vec<Sample> {
     let attached = facts.interfaces.iter().filter(|interface| interface.attached.is_some());
     attached
         .flat_map(|interface| {
-            interface.lost.iter().map(move |loss| {
+            interface.losses().map(move |loss| {
                 (vec![("interface", interface.name.clone()), ("reason", loss.reason.clone())], value(loss.tally))
             })
         })

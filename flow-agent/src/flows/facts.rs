@@ -7,7 +7,7 @@ use flow_common::k8s::{Index, Kind};
 
 use crate::conntrack::switches;
 use crate::doctor::{
-    Conntrack, DropSite, Drops, Facts, Feature, Flows, Interface, Loss, Objects, Program, Source, Tally,
+    Conntrack, DropSite, Drops, EARLIER_AGENT, Facts, Feature, Flows, Interface, Loss, Objects, Program, Source, Tally,
 };
 use crate::kernel::drops::Class;
 use crate::kernel::{Attachment, InterfaceReport, Role};
@@ -69,7 +69,7 @@ fn describe(report: &InterfaceReport, sums: InterfaceSums) -> Interface {
     lost.push(Loss { reason: "not_local".to_owned(), tally: tally(sums.not_local) });
     // What goes on was told of in part by the agent before, which counted it for another interface.
     let [earlier, elsewhere] = [1, -1].map(|sign| signed(sums.earlier.map(|count| count * sign)));
-    lost.push(Loss { reason: "earlier_agent".to_owned(), tally: earlier });
+    lost.push(Loss { reason: EARLIER_AGENT.to_owned(), tally: earlier });
     annotated.add(tally(sums.annotated));
     let accounted = tally(sums.accounted).less(elsewhere);
     let waiting = counted.less(accounted).less(tally(sums.annotated)).less(tally(sums.not_local)).less(earlier);

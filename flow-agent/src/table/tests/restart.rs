@@ -143,7 +143,20 @@ fn connections_beyond_the_room_are_refused_and_counted() {
     let mut sim = Simulation::with(TableConfig { max_flows: 10, ..config() });
     for port in 0..25 {
         let flow = Tuple { src_port: port, ..long() };
-        sim.conntrack(Kind::New, tracked(flow, back(flow), u32::from(port)));
+        let server = Tuple { dst: addr("10.0.1.3"), ..flow };
+        sim.conntrack(Kind::New, tracked(flow, back(server), u32::from(port)));
     }
     assert_eq!((sim.table.statistics().connections, sim.table.statistics().refused), (20, 5));
+}
+
+#[test]
+fn translated_connections_find_room_where_others_have_taken_all() {
+    let mut sim = Simulation::with(TableConfig { max_flows: 10, ..config() });
+    for port in 0..20 {
+        let flow = Tuple { src_port: port, ..long() };
+        sim.conntrack(Kind::New, tracked(flow, back(flow), u32::from(port)));
+    }
+    let flow = Tuple { src_port: 30, ..long() };
+    sim.conntrack(Kind::New, tracked(flow, back(Tuple { dst: addr("10.0.1.3"), ..flow }), 30));
+    assert_eq!((sim.table.statistics().connections, sim.table.statistics().refused), (1, 0));
 }
