@@ -25,6 +25,8 @@ pub struct Facts {
     pub uptime_seconds: u64,
     /// The kernel's release, as `uname -r`.
     pub kernel: String,
+    /// How far the kernel is locked down: "integrity" or "confidentiality"; none if it is not, or that cannot be told.
+    pub lockdown: Option<String>,
     /// Who counts the packets.
     pub source: Source,
     /// What each feature stands on in this kernel.

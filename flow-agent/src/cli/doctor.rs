@@ -147,6 +147,9 @@ fn kernel(facts: &Facts) -> String {
     attached.sort_unstable();
     attached.dedup();
     let mut text = facts.kernel.clone();
+    if let Some(lockdown) = &facts.lockdown {
+        let _ = write!(text, ", locked down for {lockdown}");
+    }
     if facts.source == Source::Conntrack {
         text.push_str(", packets counted by connection tracking");
     } else if !attached.is_empty() {
@@ -278,6 +281,7 @@ mod tests {
             node: "node-a".into(),
             uptime_seconds: 3_725,
             kernel: "6.18.0".into(),
+            lockdown: Some("integrity".into()),
             programs: vec![Program { name: "tc_ingress".into(), runs: 1_000, run_ns: 45_000 }],
             maps: vec![Fill { name: "flows4".into(), used: 1_234, capacity: 262_144 }],
             features: vec![

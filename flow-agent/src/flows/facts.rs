@@ -28,6 +28,7 @@ pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, ind
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: uptime.as_secs(),
         kernel: release(),
+        lockdown: std::fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref().and_then(lockdown),
         maps: sources.fill(),
         source: if sources.counts_by_tracking() { Source::Conntrack } else { Source::Ebpf },
         programs: programs.collect(),
@@ -45,6 +46,13 @@ pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, ind
         faults: sources.take_faults(),
         ..Facts::default()
     }
+}
+
+/// The one in brackets of those that the kernel lists, unless that is "none".
+fn lockdown(listed: &str) -> Option<String> {
+    let (_, rest) = listed.split_once('[')?;
+    let (now, _) = rest.split_once(']')?;
+    (now != "none").then(|| now.to_owned())
 }
 
 fn describe(report: &InterfaceReport, sums: InterfaceSums) -> Interface {
@@ -196,4 +204,16 @@ fn tally(count: Count) -> Tally {
 
 fn wide(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lockdown_in_force_is_the_one_in_brackets() {
+        assert_eq!(lockdown("[none] integrity confidentiality\n"), None);
+        assert_eq!(lockdown("none [integrity] confidentiality\n").as_deref(), Some("integrity"));
+        assert_eq!(lockdown(""), None);
+    }
 }
