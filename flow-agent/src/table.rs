@@ -29,6 +29,7 @@ mod denied;
 mod entry;
 mod export;
 mod identity;
+mod inherit;
 mod join;
 mod key;
 mod ledger;
