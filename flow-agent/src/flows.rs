@@ -129,6 +129,9 @@ impl Flows {
     async fn finish(mut self) {
         let now = now();
         self.sources.finish(&mut self.table, now);
+        if self.sources.goes_on() {
+            tracing::info!("the programs go on counting for the next agent; `flow-agent detach` ends that");
+        }
         self.table.finish(self.sources.goes_on(), now);
         loop {
             let more = self.take(now, true, BATCH);

@@ -22,6 +22,8 @@ enum What {
     Codec,
     /// The aggregate in memory: CPU a record, memory a flow.
     Aggregate,
+    /// Connections a second with and without the agent hearing of them. Needs root.
+    Conntrack,
     /// The agent as shipped: CPU a record from map to socket, memory, new flows. Needs root.
     Agent,
 }
@@ -33,6 +35,7 @@ impl What {
             What::Packet => ("flow-agent", "packet"),
             What::Codec => ("flow-common", "codec"),
             What::Aggregate => ("flow-aggregator", "aggregate"),
+            What::Conntrack => ("flow-agent", "conntrack"),
             What::Agent => ("flow-agent", "agent"),
         }
     }
