@@ -14,17 +14,23 @@ mod tls;
 
 pub use address::{Address, AddressError, Host};
 pub use backoff::Backoff;
-pub use connection::{ConnectError, Connection, connect, connect_to};
+pub use connection::{ConnectError, Connection, connect, connect_as, connect_to};
 pub use listener::{DatagramListener, Handshake, Incoming, ListenError, Listener, StreamListener};
-pub use tls::{TlsClient, TlsError, TlsFiles, TlsServer};
+pub use tls::{SuiteError, TlsClient, TlsError, TlsFiles, TlsServer, TlsSuites, TlsTrust, TlsVersion};
 
 use std::{fmt, str::FromStr};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The port that IANA assigned to IPFIX.
 pub const IPFIX_PORT: u16 = 4739;
 
 /// The longest message that the IPFIX header can express, and the limit on streams.
 pub const STREAM_MESSAGE_LIMIT: usize = 65_535;
+
+/// Both directions of a connected stream, for protocols that talk both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 /// What carries the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

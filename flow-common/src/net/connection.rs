@@ -3,7 +3,7 @@
 //! Takes an address and, for TLS, the certificates; gives a [`Connection`] that sends messages and tells when the other
 //! end is gone. A name is resolved anew at every connect and each of its addresses is tried.
 
-use super::{Address, Protocol, STREAM_MESSAGE_LIMIT, TlsClient};
+use super::{Address, Duplex, Protocol, STREAM_MESSAGE_LIMIT, TlsClient};
 use rustls::pki_types::ServerName;
 use std::{
     io,
@@ -84,15 +84,20 @@ enum Stream {
 /// Connects to the address; of several addresses of a name the first that answers. `tls` is needed where the
 /// address's protocol is tls.
 pub async fn connect(address: &Address, tls: Option<&TlsClient>) -> Result<Connection, ConnectError> {
-    let name = address.server_name();
-    let unresolved = |source| ConnectError::Resolve { host: name.clone(), source };
-    let peers = match timeout(ATTEMPT, lookup_host((name.as_str(), address.port))).await {
+    connect_as(address, &address.server_name(), tls).await
+}
+
+/// Connects to the address; the TLS certificate must be for `name`, whatever the address is.
+pub async fn connect_as(address: &Address, name: &str, tls: Option<&TlsClient>) -> Result<Connection, ConnectError> {
+    let host = address.server_name();
+    let unresolved = |source| ConnectError::Resolve { host: host.clone(), source };
+    let peers = match timeout(ATTEMPT, lookup_host((host.as_str(), address.port))).await {
         Ok(found) => found.map_err(unresolved)?,
         Err(late) => return Err(unresolved(late.into())),
     };
     let mut failure = unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     for peer in peers {
-        match connect_to(peer, address.protocol, &name, tls).await {
+        match connect_to(peer, address.protocol, name, tls).await {
             Ok(connection) => return Ok(connection),
             Err(error) => failure = error,
         }
@@ -185,6 +190,15 @@ impl Connection {
             Stream::Tls(stream) => stream.shutdown().await,
             Stream::Tcp(stream) => stream.shutdown().await,
             Stream::Udp(_) => Ok(()),
+        }
+    }
+
+    /// The stream itself, for a protocol that talks both ways; nothing of datagrams.
+    pub fn into_duplex(self) -> Option<Box<dyn Duplex>> {
+        match self.stream {
+            Stream::Tls(stream) => Some(stream),
+            Stream::Tcp(stream) => Some(Box::new(stream)),
+            Stream::Udp(_) => None,
         }
     }
 

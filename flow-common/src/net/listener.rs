@@ -3,7 +3,7 @@
 //! Takes a socket address, a protocol and, for TLS, the certificates; gives connected peers and their bytes. It cuts
 //! nothing into messages and keeps no list of sessions.
 
-use super::{Protocol, TlsServer};
+use super::{Duplex, Protocol, TlsServer};
 use bytes::BytesMut;
 use std::{fmt, future::poll_fn, io, net::SocketAddr, pin::pin, task::Poll, time::Duration};
 use tokio::{
@@ -153,6 +153,14 @@ impl Incoming {
     /// The other end.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The stream itself, for a protocol that talks both ways.
+    pub fn into_duplex(self) -> Box<dyn Duplex> {
+        match self.stream {
+            Stream::Tls(stream) => stream,
+            Stream::Tcp(stream) => Box::new(stream),
+        }
     }
 
     /// Appends to `buffer` what is there, at least one byte and as much as its spare room holds; 0 at the end of the

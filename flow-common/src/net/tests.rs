@@ -10,7 +10,10 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -205,4 +208,43 @@ fn faults_of_certificate_files_name_the_file_and_the_remedy() {
     let shown =
         texts.map(|text| dirs.iter().fold(text, |text, (dir, name)| text.replace(&dir.display().to_string(), name)));
     insta::assert_snapshot!(shown.collect::<Vec<_>>().join("\n"));
+}
+
+#[tokio::test]
+async fn either_end_may_do_without_a_certificate_of_the_other() {
+    let authority = Authority::new();
+    let files = authority.files("server");
+    let server = TlsServer::open(&files.cert, &files.key, TlsVersion::Tls13, &TlsSuites::default()).unwrap();
+    let (listener, addr) = listen(Protocol::Tls, Some(&server)).await;
+    let answering = tokio::spawn(async {
+        let mut duplex = accept(listener).await.unwrap().into_duplex();
+        let mut asked = [0; 4];
+        duplex.read_exact(&mut asked).await.unwrap();
+        duplex.write_all(&asked).await.unwrap();
+        duplex.shutdown().await.unwrap();
+    });
+    let trust = TlsTrust { ca: Some(files.ca), ..TlsTrust::default() };
+    let address = Address::parse(&format!("{addr}:tls"), Protocol::Tls).unwrap();
+    let client = TlsClient::trusting(&trust).unwrap();
+    let mut duplex =
+        connect_as(&address, "localhost", Some(&client)).await.unwrap().into_duplex().expect("TLS is a stream");
+    duplex.write_all(b"ping").await.unwrap();
+    let mut answer = Vec::new();
+    duplex.read_to_end(&mut answer).await.unwrap();
+    answering.await.unwrap();
+    assert_eq!(answer, b"ping");
+}
+
+#[tokio::test]
+async fn a_name_that_the_certificate_is_not_for_is_refused() {
+    let authority = Authority::new();
+    let files = authority.files("server");
+    let server = TlsServer::open(&files.cert, &files.key, TlsVersion::Tls12, &TlsSuites::default()).unwrap();
+    let (listener, addr) = listen(Protocol::Tls, Some(&server)).await;
+    let accepting = tokio::spawn(accept(listener));
+    let trust = TlsTrust { ca: Some(files.ca), ..TlsTrust::default() };
+    let client = TlsClient::trusting(&trust).unwrap();
+    let refusal = connect_to(addr, Protocol::Tls, "elsewhere.example", Some(&client)).await.unwrap_err().to_string();
+    assert!(refusal.contains("elsewhere.example") && refusal.contains("for other names"), "{refusal}");
+    assert!(accepting.await.unwrap().is_err());
 }

@@ -1,8 +1,13 @@
-//! TLS from PEM files: both ends show a certificate, both check the other's against the same CA.
+//! TLS from PEM files: between our own both ends show a certificate and check the other's against the same CA; towards
+//! others either end may do without.
 //!
 //! Takes paths; gives what [`connect`](super::connect) and [`Listener`](super::Listener) need, or an error that names
 //! the file and what to do. The one provider of cryptography is aws-lc-rs, named explicitly, so that nothing depends
 //! on which crate was linked or installed first.
+
+mod choice;
+
+pub use choice::{SuiteError, TlsSuites, TlsVersion};
 
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -24,6 +29,17 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key of `cert`.
     pub key: PathBuf,
+}
+
+/// Whom a client trusts that is not among our own, and what it shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsTrust {
+    /// The CA that signed the server's certificate; none: those that this machine trusts.
+    pub ca: Option<PathBuf>,
+    /// Certificate and private key that are shown, if any.
+    pub pair: Option<(PathBuf, PathBuf)>,
+    /// The least version.
+    pub least: TlsVersion,
 }
 
 /// What a client needs.
@@ -75,6 +91,9 @@ pub enum TlsError {
         /// What TLS says.
         source: rustls::Error,
     },
+    /// No file of the machine's CAs was found.
+    #[error("this machine has no list of CAs (looked for {}): name the CA's file", SYSTEM_CAS.join(", "))]
+    NoSystemCas,
     /// The protocol versions cannot be set up with this provider.
     #[error("TLS cannot be set up: {0}")]
     Setup(#[source] rustls::Error),
@@ -89,6 +108,25 @@ impl TlsClient {
             .with_root_certificates(roots(&files.ca)?)
             .with_client_auth_cert(certificates(&files.cert)?, key(&files.key)?)
             .map_err(|source| pair(files, source))?;
+        Ok(TlsClient(Arc::new(config)))
+    }
+
+    /// Trusts whom `trust` says.
+    pub fn trusting(trust: &TlsTrust) -> Result<TlsClient, TlsError> {
+        let roots = match &trust.ca {
+            Some(ca) => roots(ca)?,
+            None => system_roots()?,
+        };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&trust.least.accepted())
+            .map_err(TlsError::Setup)?
+            .with_root_certificates(roots);
+        let config = match &trust.pair {
+            None => builder.with_no_client_auth(),
+            Some((cert, key_file)) => builder
+                .with_client_auth_cert(certificates(cert)?, key(key_file)?)
+                .map_err(|source| TlsError::Pair { cert: cert.clone(), key: key_file.clone(), source })?,
+        };
         Ok(TlsClient(Arc::new(config)))
     }
 }
@@ -108,6 +146,35 @@ impl TlsServer {
             .map_err(|source| pair(files, source))?;
         Ok(TlsServer(Arc::new(config)))
     }
+
+    /// Shows `cert` and asks nobody for a certificate.
+    pub fn open(cert: &Path, key_file: &Path, least: TlsVersion, suites: &TlsSuites) -> Result<TlsServer, TlsError> {
+        let config = ServerConfig::builder_with_provider(suites.provider())
+            .with_protocol_versions(&least.accepted())
+            .map_err(TlsError::Setup)?
+            .with_no_client_auth()
+            .with_single_cert(certificates(cert)?, key(key_file)?)
+            .map_err(|source| TlsError::Pair { cert: cert.to_owned(), key: key_file.to_owned(), source })?;
+        Ok(TlsServer(Arc::new(config)))
+    }
+}
+
+/// Where distributions keep the CAs that a machine trusts.
+const SYSTEM_CAS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Certificates among them that TLS cannot use are left out: one odd CA must not shut out all others.
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let mut files = named.into_iter().chain(SYSTEM_CAS.iter().map(PathBuf::from));
+    let file = files.find(|file| file.exists()).ok_or(TlsError::NoSystemCas)?;
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates(&file)?);
+    Ok(roots)
 }
 
 fn provider() -> Arc<CryptoProvider> {
