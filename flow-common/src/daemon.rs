@@ -7,7 +7,10 @@ mod admin;
 
 pub use admin::{Admin, AdminError, Condition, Readiness};
 
-use std::io;
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -35,17 +38,59 @@ pub enum LogError {
 
 /// Logs to standard error from the given level on ("info", or per module as `RUST_LOG` has it). The environment
 /// variable `RUST_LOG`, where set, wins over the configuration.
-pub fn log(level: &str) -> Result<(), LogError> {
+pub fn log(level: &str) -> Result<LogLevel, LogError> {
     use tracing_subscriber::util::SubscriberInitExt;
     let level = std::env::var("RUST_LOG").ok().filter(|value| !value.is_empty()).unwrap_or_else(|| level.to_owned());
-    let filter = EnvFilter::try_new(&level).map_err(|source| LogError::Level { level, source })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(level_filter(&level)?)
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .finish()
-        .try_init()
-        .map_err(LogError::Twice)
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    builder.finish().try_init().map_err(LogError::Twice)?;
+    let reload = move |filter| handle.reload(filter).is_ok();
+    Ok(LogLevel(Arc::new(Level { shown: Mutex::new(level), reload: Box::new(reload) })))
+}
+
+fn level_filter(level: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(level).map_err(|source| LogError::Level { level: level.to_owned(), source })
+}
+
+/// The level from which on is logged; every clone changes the same.
+#[derive(Clone)]
+pub struct LogLevel(Arc<Level>);
+
+struct Level {
+    shown: Mutex<String>,
+    /// False where nothing is logged by the process.
+    reload: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+impl LogLevel {
+    /// A level that nothing is logged by: in programs that set up no logging of their own.
+    pub fn unused(level: &str) -> LogLevel {
+        LogLevel(Arc::new(Level { shown: Mutex::new(level.to_owned()), reload: Box::new(|_| true) }))
+    }
+
+    /// The level, as it was set.
+    pub fn shown(&self) -> String {
+        self.0.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Logs from `level` on.
+    pub fn set(&self, level: &str) -> Result<(), LogError> {
+        let filter = level_filter(level)?;
+        if (self.0.reload)(filter) {
+            *self.0.shown.lock().unwrap_or_else(PoisonError::into_inner) = level.to_owned();
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LogLevel").field(&self.shown()).finish()
+    }
 }
 
 /// Tells every holder of a clone that the program shall end.

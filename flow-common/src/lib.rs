@@ -22,3 +22,5 @@ pub mod net;
 pub mod record;
 #[cfg(not(target_arch = "bpf"))]
 pub mod time;
+#[cfg(not(target_arch = "bpf"))]
+pub mod watch;

@@ -19,6 +19,8 @@ pub struct Document {
 #[derive(Debug)]
 struct Entry {
     path: &'static str,
+    /// The name it goes by in the file, which may be an old one.
+    written: String,
     line: u64,
     node: Node,
 }
@@ -100,6 +102,11 @@ impl Document {
         self.entries.iter().any(|entry| entry.path == path)
     }
 
+    /// Whether the file has this key under the old name `old`.
+    pub fn is_written(&self, path: &str, old: &str) -> bool {
+        self.entries.iter().any(|entry| entry.path == path && entry.written == old)
+    }
+
     /// Whether the value of this key was found unfit.
     pub fn is_refused(&self, path: &str) -> bool {
         self.problems.iter().any(|problem| problem.key == path)
@@ -153,7 +160,7 @@ impl Document {
         if self.has(path) {
             self.problems.push(self.at(line, written, Wrong::Twice(path)));
         } else {
-            self.entries.push(Entry { path, line, node: node.clone() });
+            self.entries.push(Entry { path, written: written.to_owned(), line, node: node.clone() });
         }
     }
 
