@@ -3,14 +3,26 @@
 //! Takes the file's text, gives [`Config`], or every fault by line and key. docs/aggregator-config.md is made from the
 //! declaration. Opens nothing that the keys name.
 
+mod filters;
+mod settle;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use filters::ActionFilters;
+pub use value::{
+    BindAddr, Cluster, Collector, Domain, LeastVersion, LogFormat, Mode, NoSecret, RecordFormat, Suites, Transport,
+    Unoffered,
+};
+
 use crate::aggregate::Settings as Table;
 use flow_common::{
-    config::{self, Document, Loaded, Node, Problems, Setting, Settings, Unfit, Value},
-    net::{Address, Host, IPFIX_PORT, Protocol, TlsFiles},
+    config::{self, Loaded, Problems, Settings},
+    net::{Address, IPFIX_PORT, Protocol, TlsFiles, TlsTrust},
     settings,
 };
 use std::{
-    net::{Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -18,6 +30,9 @@ use std::{
 settings! {
     /// What flow-aggregator.conf holds.
     pub struct Config {
+        /// `Aggregate`: both halves of a connection are joined and its records gathered. `Proxy`: each record is named
+        /// and sent on at once, with the exporter it came from; nothing is joined, and no flow is kept.
+        "mode" => mode: Mode = Mode::Aggregate,
         /// A flow that goes on is exported each time this much has passed since its last export.
         "activeFlowRecordTimeout" | "flowExportInterval" => active_timeout: Duration = Duration::from_secs(60),
         /// A flow of which no record came for this long is exported if it has news, and leaves the table.
@@ -35,6 +50,28 @@ settings! {
         "tls.cert" => tls_cert: Option<PathBuf> = None,
         /// The private key of `tls.cert` (PEM).
         "tls.key" => tls_key: Option<PathBuf> = None,
+        /// A further DNS name or address by which the aggregator is reached; the certificate that is made for the API
+        /// is for it, too.
+        "flowAggregatorAddress" => own_address: String = String::new(),
+        /// The port of the API, over HTTPS (docs/api.md); empty: there is none.
+        "apiServer.apiPort" => api_port: Option<u16> = Some(10_348),
+        /// Where the API listens.
+        "apiServer.bindAddress" => api_addr: BindAddr = BindAddr(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        /// Cipher suites of TLS 1.2 that the API accepts, by the names of Go or IANA. Empty: all safe ones. Those of TLS
+        /// 1.3 are always accepted and not listed.
+        "apiServer.tlsCipherSuites" => api_suites: Suites = Suites::default(),
+        /// The least version of TLS that the API accepts. Older ones than `VersionTLS12` are raised to it.
+        "apiServer.tlsMinVersion" => api_least: LeastVersion = LeastVersion::default(),
+        /// The API's certificate (PEM). Without it one is made at the start.
+        "apiServer.tlsCert" => api_cert: Option<PathBuf> = None,
+        /// The private key of `apiServer.tlsCert` (PEM).
+        "apiServer.tlsKey" => api_key: Option<PathBuf> = None,
+        /// A file with the token that the API's clients must bear; it is read again when it changes. Without it a token
+        /// is made at the start.
+        "apiServer.tokenFile" => api_token: Option<PathBuf> = None,
+        /// The folder in which certificate and token that were made stand for as long as the process runs, for the
+        /// command line on the same host; only this user may read the token.
+        "apiServer.folder" => api_folder: PathBuf = PathBuf::from("/run/flow-aggregator"),
         /// Whether joined flows are sent to a collector.
         "flowCollector.enable" => collector_enable: bool = false,
         /// The collector: `IP:PORT[:PROTO]`, an IPv6 address in brackets; PROTO is `tcp` or `udp`, without it `tcp`.
@@ -43,10 +80,49 @@ settings! {
         "flowCollector.observationDomainID" => observation_domain: Domain = Domain(None),
         /// How flows are written: `IPFIX` or `JSON` (one object a line).
         "flowCollector.recordFormat" | "recordFormat" => record_format: RecordFormat = RecordFormat::Ipfix,
-        /// Whether joined flows are written as lines of JSON, beside the collector.
+        /// How often the templates are sent again over `udp`.
+        "flowCollector.templateRefreshTimeout" => template_refresh: Duration = Duration::from_secs(600),
+        /// The longest IPFIX message, in bytes; 0: what the transport carries, over `udp` the path's MTU.
+        "flowCollector.maxIPFIXMsgSize" => max_message: u32 = 0,
+        /// Whether the collector is reached by TLS (over `tcp`).
+        "flowCollector.tls.enable" => collector_tls: bool = false,
+        /// The CA that signed the collector's certificate (PEM). Empty: the CAs that this machine trusts.
+        "flowCollector.tls.ca" => collector_tls_ca: Option<PathBuf> = None,
+        /// The certificate shown to the collector (PEM), where it asks for one.
+        "flowCollector.tls.cert" => collector_tls_cert: Option<PathBuf> = None,
+        /// The private key of `flowCollector.tls.cert` (PEM).
+        "flowCollector.tls.key" => collector_tls_key: Option<PathBuf> = None,
+        /// The name that the collector's certificate must be for. Empty: the host of `flowCollector.address`.
+        "flowCollector.tls.serverName" => collector_tls_name: String = String::new(),
+        /// The least version of TLS that is spoken with the collector.
+        "flowCollector.tls.minVersion" => collector_tls_version: LeastVersion = LeastVersion::default(),
+        /// Not offered yet: mount the Secret, and name its file in `flowCollector.tls.ca`.
+        "flowCollector.tls.caSecretName" => collector_ca_secret: NoSecret = NoSecret,
+        /// Not offered yet: mount the Secret, and name its files in `flowCollector.tls.cert` and `.key`.
+        "flowCollector.tls.clientSecretName" => collector_client_secret: NoSecret = NoSecret,
+        /// Whether flows are written to a file, beside the collector.
         "flowLogger.enable" => logger_enable: bool = false,
         /// The file that the lines are appended to; `-` is the standard output.
         "flowLogger.path" => logger_path: PathBuf = PathBuf::from("-"),
+        /// Megabytes (10^6 bytes) after which a file is put aside, with the time in its name, and a new one begun.
+        "flowLogger.maxSize" => logger_max_size: u32 = 100,
+        /// After this time a file is put aside even if it is short; 0s: never.
+        "flowLogger.rotateAfter" => logger_rotate_after: Duration = Duration::ZERO,
+        /// How many files that were put aside stay; the oldest go. 0: all.
+        "flowLogger.maxBackups" => logger_max_backups: u32 = 3,
+        /// Days after which a file that was put aside goes; 0: never.
+        "flowLogger.maxAge" => logger_max_age: u32 = 0,
+        /// Whether files that were put aside are compressed with gzip.
+        "flowLogger.compress" => logger_compress: bool = true,
+        /// How a flow is written: `JSON` (one object a line, every field) or `CSV` (the 30 fields that docs/log-file.md
+        /// lists).
+        "flowLogger.recordFormat" => logger_format: LogFormat = LogFormat::Json,
+        /// Whether CSV has names in place of numbers for protocols, policies' kinds and rules' actions.
+        "flowLogger.prettyPrint" => logger_pretty: bool = true,
+        /// Which flows are written: those that fulfil one of these. Empty: all.
+        "flowLogger.filters" => logger_filters: ActionFilters = ActionFilters::default(),
+        /// Not offered. A section with `enable: false` is accepted, so that files of other aggregators need no change.
+        "s3Uploader" => s3: Unoffered = Unoffered,
         /// A folder of Kubernetes manifests (Node, Namespace, Pod): the aggregator then decides where both ends of a flow
         /// are, and names Pods whose Node does not report. Changed files are read again.
         "kubernetes.objects" => objects: Option<PathBuf> = None,
@@ -74,15 +150,12 @@ settings! {
     }
 }
 
-const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(86_400);
-const FEWEST_FLOWS: u32 = 1_024;
 /// Within this a flow that is heard of again goes on.
 const TOMBSTONE_SECONDS: u32 = 300;
 
 /// Reads the text of `file`.
 pub fn read(file: &str, text: &str) -> Result<Loaded<Config>, Problems> {
-    config::read(file, text, settle)
+    config::read(file, text, settle::settle)
 }
 
 /// docs/aggregator-config.md.
@@ -106,14 +179,25 @@ impl Config {
         }
     }
 
-    /// Where joined flows are sent, if anywhere.
-    pub fn collector_address(&self) -> Option<&Address> {
-        self.collector.address.as_ref().filter(|_| self.collector_enable)
+    /// Where flows are sent, if anywhere.
+    pub fn collector_address(&self) -> Option<Address> {
+        let mut address = self.collector.address.clone().filter(|_| self.collector_enable)?;
+        if self.collector_tls {
+            address.protocol = Protocol::Tls;
+        }
+        Some(address)
+    }
+
+    /// Whom the collector must be, and what it is shown, where it is reached by TLS.
+    pub fn collector_trust(&self) -> Option<TlsTrust> {
+        let pair = self.collector_tls_cert.clone().zip(self.collector_tls_key.clone());
+        let trust = TlsTrust { ca: self.collector_tls_ca.clone(), pair, least: self.collector_tls_version.version };
+        self.collector_tls.then_some(trust)
     }
 
     /// The observation domain that the configuration gives: as it stands, or made from the cluster's UUID.
     pub fn domain(&self) -> Option<u32> {
-        self.observation_domain.0.or_else(|| self.cluster.0.map(|uuid| fnv1(&uuid)))
+        self.observation_domain.0.or_else(|| self.cluster.0.map(|uuid| value::fnv1(&uuid)))
     }
 
     /// Of the table of connections.
@@ -128,272 +212,5 @@ impl Config {
             max_tombstones: self.max_tombstones as usize,
             labels: self.pod_labels,
         }
-    }
-}
-
-/// A transport by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transport(pub Protocol);
-
-/// `flowCollector.address`, as it was written and as it was understood.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Collector {
-    text: String,
-    /// What it means; `None` if nothing is written.
-    pub address: Option<Address>,
-}
-
-/// An observation domain, if one is set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Domain(pub Option<u32>);
-
-/// The 16 bytes of a UUID, if one is set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cluster(pub Option<[u8; 16]>);
-
-/// How flows are written to a collector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordFormat {
-    /// IPFIX messages.
-    Ipfix,
-    /// One JSON object a line.
-    Json,
-}
-
-impl Setting for Transport {
-    const FORM: &'static str = "tls, tcp or udp";
-
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        text(node).and_then(|text| text.parse().ok()).map(Transport).ok_or_else(|| wanted(Self::FORM, node))
-    }
-
-    fn print(&self) -> String {
-        self.0.to_string()
-    }
-}
-
-impl Setting for Collector {
-    const FORM: &'static str = "an address IP:PORT[:PROTO]";
-
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        let text = match &node.value {
-            Value::Null => "",
-            Value::Text(text) => text,
-            _ => return Err(wanted(Self::FORM, node)),
-        };
-        if text.is_empty() {
-            return Ok(Collector::default());
-        }
-        let address = Address::parse(text, Protocol::Tcp).map_err(Unfit::new)?;
-        if matches!(address.host, Host::Service { .. }) {
-            return Err(Unfit::new(format!("\"{text}\" names a Service; write the collector's address or DNS name")));
-        }
-        if address.protocol == Protocol::Tls {
-            return Err(Unfit::new(format!("\"{text}\": unsupported protocol \"tls\": write tcp or udp")));
-        }
-        Ok(Collector { text: text.to_owned(), address: Some(address) })
-    }
-
-    fn print(&self) -> String {
-        self.text.print()
-    }
-}
-
-impl Setting for Domain {
-    const FORM: &'static str = "a number from 0 to 4294967295";
-
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        match &node.value {
-            Value::Null => Ok(Domain(None)),
-            Value::Text(text) if text.is_empty() => Ok(Domain(None)),
-            _ => u32::read(node).map(|domain| Domain(Some(domain))),
-        }
-    }
-
-    fn print(&self) -> String {
-        self.0.map_or_else(|| "\"\"".to_owned(), |domain| domain.to_string())
-    }
-}
-
-impl Setting for Cluster {
-    const FORM: &'static str = "a UUID (xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx)";
-
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        match &node.value {
-            Value::Null => Ok(Cluster(None)),
-            Value::Text(text) if text.is_empty() => Ok(Cluster(None)),
-            _ => text(node).and_then(uuid).map(|uuid| Cluster(Some(uuid))).ok_or_else(|| wanted(Self::FORM, node)),
-        }
-    }
-
-    fn print(&self) -> String {
-        let Some(uuid) = self.0 else { return "\"\"".to_owned() };
-        let digits = format!("{:032x}", u128::from_be_bytes(uuid));
-        let groups = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)].map(|(begin, end)| &digits[begin..end]);
-        groups.join("-").print()
-    }
-}
-
-impl Setting for RecordFormat {
-    const FORM: &'static str = "IPFIX or JSON";
-
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        match text(node) {
-            Some(text) if text.eq_ignore_ascii_case("ipfix") => Ok(RecordFormat::Ipfix),
-            Some(text) if text.eq_ignore_ascii_case("json") => Ok(RecordFormat::Json),
-            _ => Err(wanted(Self::FORM, node)),
-        }
-    }
-
-    fn print(&self) -> String {
-        match self {
-            RecordFormat::Ipfix => "IPFIX".to_owned(),
-            RecordFormat::Json => "JSON".to_owned(),
-        }
-    }
-}
-
-fn text(node: &Node) -> Option<&str> {
-    match &node.value {
-        Value::Text(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn wanted(form: &str, node: &Node) -> Unfit {
-    Unfit::new(format!("{form} is wanted, found {node}"))
-}
-
-fn uuid(text: &str) -> Option<[u8; 16]> {
-    let groups: Vec<usize> = text.split('-').map(str::len).collect();
-    let digits: String = text.split('-').collect();
-    let well_formed = groups == [8, 4, 4, 4, 12] && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    well_formed.then(|| u128::from_str_radix(&digits, 16).ok()).flatten().map(u128::to_be_bytes)
-}
-
-/// FNV-1 of 32 bits.
-fn fnv1(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(*byte))
-}
-
-/// What no key can check by itself.
-fn settle(config: &mut Config, document: &mut Document) {
-    for (path, timeout) in [
-        ("activeFlowRecordTimeout", config.active_timeout),
-        ("inactiveFlowRecordTimeout", config.inactive_timeout),
-        ("correlationTimeout", config.correlation_timeout),
-    ] {
-        if !(LEAST_TIMEOUT..=LONGEST_TIMEOUT).contains(&timeout) {
-            document.refuse(path, Unfit::new("must be from 1s to 24h"));
-        }
-    }
-    if config.correlation_timeout >= config.inactive_timeout {
-        let reason = "must be less than inactiveFlowRecordTimeout, after which a flow is not waited for any more";
-        document.refuse("correlationTimeout", Unfit::new(reason));
-    }
-    if config.max_flows < FEWEST_FLOWS {
-        document.refuse("maxFlows", Unfit::new(format!("must be at least {FEWEST_FLOWS}")));
-    }
-    for (path, number) in [("maxSessions", config.max_sessions), ("sinkQueue", config.sink_queue)] {
-        if number == 0 {
-            document.refuse(path, Unfit::new("must be at least 1"));
-        }
-    }
-    let unread = document.is_refused("flowCollector.address");
-    if config.collector_enable && config.collector == Collector::default() && !unread {
-        document.refuse("flowCollector.address", Unfit::new("must be set, as flowCollector.enable is true"));
-    }
-    if document.has("flowCollector.address")
-        && !document.has("flowCollector.enable")
-        && config.collector.address.is_some()
-    {
-        let note = "has no effect without flowCollector.enable: true";
-        document.warn("flowCollector.address", Unfit::new(note));
-    }
-    settle_tls(config, document);
-}
-
-/// The three files of TLS belong together.
-fn settle_tls(config: &Config, document: &mut Document) {
-    let files = [("tls.ca", &config.tls_ca), ("tls.cert", &config.tls_cert), ("tls.key", &config.tls_key)];
-    let tls = config.transport.0 == Protocol::Tls;
-    let missing: Vec<&str> = files.iter().filter(|(_, file)| file.is_none()).map(|(path, _)| *path).collect();
-    if tls && !missing.is_empty() {
-        let missing = missing.join(", ");
-        let reason = format!(
-            "{missing} must be set, as agents send by tls (aggregatorTransportProtocol); `flow-aggregator certs init DIR` makes the files"
-        );
-        document.refuse("tls", Unfit::new(reason));
-    }
-    for (path, _) in files.into_iter().filter(|(_, file)| !tls && file.is_some()) {
-        document.warn(path, Unfit::new("has no effect: agents do not send by tls (aggregatorTransportProtocol)"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use insta::assert_snapshot;
-
-    const TLS: &str = "tls: {ca: ca.crt, cert: server.crt, key: server.key}\n";
-
-    fn said(text: &str) -> String {
-        read("flow-aggregator.conf", text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_documentation_is_that_of_the_declaration() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/aggregator-config.md");
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(path, documentation()).unwrap();
-        }
-        let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(written, documentation(), "run `UPDATE_DOCS=1 cargo test -p flow-aggregator documentation`");
-    }
-
-    #[test]
-    fn printed_settings_read_back() {
-        let text = format!(
-            "{TLS}clusterUUID: 3f1c9e52-7a01-4b7e-9d57-0123456789ab\nflowCollector:\n  enable: true\n  address: \"[::1]:2055:udp\"\n  observationDomainID: 7\n  recordFormat: json\n"
-        );
-        let config = read("flow-aggregator.conf", &text).unwrap().settings;
-        let printed = config::print(&config);
-        assert_snapshot!(printed);
-        assert_eq!(read("flow-aggregator.conf", &printed).unwrap().settings, config);
-    }
-
-    #[test]
-    fn keys_of_older_versions_are_taken() {
-        let text = format!(
-            "{TLS}externalFlowCollectorAddr: 192.0.2.7:4739:udp\nflowExportInterval: 30s\nrecordFormat: JSON\n"
-        );
-        let loaded = read("flow-aggregator.conf", &text).unwrap();
-        assert_eq!(loaded.settings.active_timeout, Duration::from_secs(30));
-        assert_eq!(loaded.settings.record_format, RecordFormat::Json);
-        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-        assert_snapshot!(warnings.join("\n"));
-    }
-
-    #[test]
-    fn faults_name_key_and_remedy() {
-        assert_snapshot!(said(concat!(
-            "activeFlowRecordTimeout: 10ms\ncorrelationTimeout: 2m\naggregatorTransportProtocol: sctp\nflowColector:\n  enable: true\n",
-            "flowCollector:\n  enable: true\n  adress: x\n  recordFormat: CSV\nmaxFlows: 3\nsinkQueue: 0\nclusterUUID: 12-34\n",
-        )));
-        assert_snapshot!(said(&format!("{TLS}flowCollector: {{enable: true, address: \"192.0.2.7:4739:tls\"}}\n")));
-        assert_snapshot!(said(&format!("{TLS}flowCollector: {{enable: true, address: \"a/b:4739\"}}\n")));
-        assert_snapshot!(said("aggregatorTransportProtocol: tls\n"));
-    }
-
-    #[test]
-    fn the_domain_is_configured_or_made_of_the_cluster() {
-        let domain = |text: &str| read("flow-aggregator.conf", &format!("{TLS}{text}")).unwrap().settings.domain();
-        assert_eq!(domain(""), None);
-        // Published values of FNV-1.
-        assert_eq!(fnv1(&[]), 0x811c_9dc5);
-        assert_eq!(fnv1(b"a"), 0x050c_5d7e);
-        let uuid = "clusterUUID: 00000000-0000-0000-0000-000000000000\n";
-        assert_eq!(domain(uuid), Some(fnv1(&[0; 16])));
-        assert_eq!(domain(&format!("{uuid}flowCollector: {{observationDomainID: 42}}\n")), Some(42));
     }
 }

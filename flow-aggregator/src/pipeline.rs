@@ -119,11 +119,11 @@ fn sinks_of(config: &Config, metrics: &Metrics, tasks: &mut JoinSet<()>) -> Vec<
             RecordFormat::Ipfix => {
                 let domain = config.domain().unwrap_or_else(random_domain);
                 tracing::info!("sending IPFIX to {address} as observation domain {domain}");
-                starting.start("ipfix", IpfixSink::new(address.clone(), domain, config.extended));
+                starting.start("ipfix", IpfixSink::new(address, domain, config.extended));
             }
             RecordFormat::Json => {
                 tracing::info!("sending JSON to {address}");
-                starting.start("json", JsonSink::new(address.clone(), config.extended));
+                starting.start("json", JsonSink::new(address, config.extended));
             }
         }
     }
