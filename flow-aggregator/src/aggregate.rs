@@ -185,6 +185,18 @@ impl Aggregate {
         v6.finish(&mut turn);
     }
 
+    /// Other timeouts and bounds from here on. Takes a moment for each flow, so it is for settings that rarely change.
+    pub fn configure(&mut self, settings: &Settings, now: u32) {
+        self.v4.configure(settings, now);
+        self.v6.configure(settings, now);
+        self.cluster.show_labels(settings.labels);
+    }
+
+    /// Nothing is known of the cluster any more.
+    pub fn forget_objects(&mut self) {
+        self.cluster.forget_objects();
+    }
+
     /// An object of the cluster came, changed or went; `at` is the time of day.
     pub fn change(&mut self, change: Change, at: Timestamp) {
         self.cluster.change(change, at);

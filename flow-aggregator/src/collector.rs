@@ -18,14 +18,11 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -86,8 +83,8 @@ pub enum Input {
 pub struct Collector {
     /// Where to.
     pub output: mpsc::Sender<Input>,
-    /// Sessions at one time.
-    pub max_sessions: usize,
+    /// Sessions at one time; it may change. Those beyond a lower bound stay.
+    pub max_sessions: watch::Receiver<usize>,
     /// What is counted.
     pub metrics: CollectorMetrics,
 }
@@ -102,7 +99,6 @@ impl Collector {
     }
 
     async fn streams(self, listener: StreamListener, mut shutdown: Shutdown) {
-        let room = Arc::new(Semaphore::new(self.max_sessions));
         let mut sessions = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -118,18 +114,17 @@ impl Collector {
                     continue;
                 }
             };
-            match room.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let session = StreamSession {
-                        output: self.output.clone(),
-                        metrics: self.metrics.clone(),
-                        shutdown: shutdown.clone(),
-                        _permit: permit,
-                    };
-                    sessions.spawn(session.run(handshake));
-                }
-                Err(_) => self.refuse("sessions", &format_args!("{}: maxSessions are connected", handshake.peer())),
+            while sessions.try_join_next().is_some() {}
+            if sessions.len() >= *self.max_sessions.borrow() {
+                self.refuse("sessions", &format_args!("{}: maxSessions are connected", handshake.peer()));
+                continue;
             }
+            let session = StreamSession {
+                output: self.output.clone(),
+                metrics: self.metrics.clone(),
+                shutdown: shutdown.clone(),
+            };
+            sessions.spawn(session.run(handshake));
         }
         drop(listener);
         while sessions.join_next().await.is_some() {}
@@ -170,7 +165,7 @@ impl Collector {
     async fn datagram(&self, peers: &mut HashMap<SocketAddr, (SessionId, Instant)>, peer: SocketAddr, bytes: Bytes) {
         self.metrics.bytes.inc_by(bytes.len() as u64);
         let now = Instant::now();
-        if !peers.contains_key(&peer) && peers.len() >= self.max_sessions {
+        if !peers.contains_key(&peer) && peers.len() >= *self.max_sessions.borrow() {
             self.metrics.refused.get_or_create(&ReasonLabel { reason: "sessions" }).inc();
             return;
         }
@@ -202,7 +197,6 @@ struct StreamSession {
     output: mpsc::Sender<Input>,
     metrics: CollectorMetrics,
     shutdown: Shutdown,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl StreamSession {

@@ -200,6 +200,19 @@ impl Config {
         self.observation_domain.0.or_else(|| self.cluster.0.map(|uuid| value::fnv1(&uuid)))
     }
 
+    /// Takes back what only a restart can change: ports, and the TLS of what listens on them.
+    pub fn keep_bound(&mut self, running: &Config) {
+        let Config { transport, listen, tls_ca, tls_cert, tls_key, admin, .. } = running.clone();
+        let Config { own_address, api_port, api_addr, api_suites, api_least, api_cert, api_key, .. } = running.clone();
+        (self.transport, self.listen, self.admin) = (transport, listen, admin);
+        (self.tls_ca, self.tls_cert, self.tls_key) = (tls_ca, tls_cert, tls_key);
+        (self.own_address, self.api_port, self.api_addr) = (own_address, api_port, api_addr);
+        (self.api_suites, self.api_least) = (api_suites, api_least);
+        (self.api_cert, self.api_key) = (api_cert, api_key);
+        self.api_folder.clone_from(&running.api_folder);
+        self.api_token.clone_from(&running.api_token);
+    }
+
     /// Of the table of connections.
     pub fn table(&self) -> Table {
         let seconds = |timeout: Duration| u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX);

@@ -1,13 +1,13 @@
 //! The task that owns the table of connections.
 //!
-//! Takes the collector's messages and, where a folder of objects is configured, its changes; gives batches of joined flows to every sink's queue. It reads the clock for the
-//! table, once a turn, and never waits for a sink.
+//! Takes the collector's messages, new settings and, where a folder of objects is configured, its changes; gives batches
+//! of joined flows to every sink's queue. It reads the clock for the table, once a turn, and never waits for a sink.
 
 use crate::{
-    aggregate::{Aggregate, Batch},
+    aggregate::{Aggregate, Batch, Settings},
     collector::{Input, SessionId},
-    metrics::{SinkMetrics, TableMetrics},
-    sinks::Queue,
+    metrics::TableMetrics,
+    outlets::Outlet,
 };
 use flow_common::{ipfix::message::MessageError, k8s::Look, time::Timestamp};
 use std::{
@@ -27,25 +27,27 @@ const DUE: usize = 2_048;
 /// Joined flows that are handed on together at least, while there is more to read.
 const HAND_ON: usize = 128;
 
-/// A sink's queue and what is counted of it.
+/// What the table's task goes by.
 #[derive(Debug)]
-pub struct Outlet {
-    /// Its queue.
-    pub queue: Queue,
-    /// Its numbers.
-    pub metrics: SinkMetrics,
+pub struct Order {
+    /// Timeouts and bounds.
+    pub table: Settings,
+    /// Where batches go.
+    pub outlets: Vec<Arc<Outlet>>,
+    /// Another folder of objects than before, or none; `None` where that did not change.
+    pub objects: Option<Option<Objects>>,
 }
+
+/// A folder of objects: what it held at the first look, and what is found later.
+pub type Objects = (Look, mpsc::Receiver<Look>);
 
 /// Table, sessions and outlets.
 #[derive(Debug)]
 pub struct Join {
-    /// The table.
-    pub aggregate: Aggregate,
-    /// Where batches go.
-    pub outlets: Vec<Outlet>,
-    /// What is counted.
-    pub metrics: TableMetrics,
-    /// What is found in the folder of objects, if there is one.
+    aggregate: Aggregate,
+    settings: Settings,
+    outlets: Vec<Arc<Outlet>>,
+    metrics: TableMetrics,
     objects: Option<mpsc::Receiver<Look>>,
     closers: HashMap<SessionId, oneshot::Sender<MessageError>>,
     begin: Instant,
@@ -53,20 +55,24 @@ pub struct Join {
 }
 
 impl Join {
-    /// A table that gives its flows to the outlets.
-    pub fn new(aggregate: Aggregate, outlets: Vec<Outlet>, metrics: TableMetrics) -> Join {
-        Join { aggregate, outlets, metrics, objects: None, closers: HashMap::new(), begin: Instant::now(), due: false }
-    }
-
-    /// Knows what the folder of objects holds, and follows it.
-    pub fn follow(mut self, first: Look, further: mpsc::Receiver<Look>) -> Join {
-        self.look(first);
-        self.objects = Some(further);
-        self
+    /// A table that goes by the first order.
+    pub fn new(first: Order, metrics: TableMetrics) -> Join {
+        let mut join = Join {
+            aggregate: Aggregate::new(&first.table),
+            settings: first.table.clone(),
+            outlets: Vec::new(),
+            metrics,
+            objects: None,
+            closers: HashMap::new(),
+            begin: Instant::now(),
+            due: false,
+        };
+        join.obey(first);
+        join
     }
 
     /// Joins until the input closes; then everything that has news is handed on.
-    pub async fn run(mut self, mut input: mpsc::Receiver<Input>) {
+    pub async fn run(mut self, mut input: mpsc::Receiver<Input>, mut orders: mpsc::Receiver<Order>) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -75,6 +81,7 @@ impl Join {
                     Some(look) => self.look(look),
                     None => self.objects = None,
                 },
+                Some(order) = orders.recv() => self.obey(order),
                 next = input.recv() => match next {
                     Some(next) => self.take(next),
                     None => break,
@@ -99,6 +106,21 @@ impl Join {
         self.aggregate.finish(self.now());
         self.hand_on();
         self.show();
+    }
+
+    fn obey(&mut self, order: Order) {
+        if order.table != self.settings {
+            self.aggregate.configure(&order.table, self.now());
+            self.settings = order.table;
+        }
+        self.outlets = order.outlets;
+        if let Some(objects) = order.objects {
+            self.aggregate.forget_objects();
+            self.objects = objects.map(|(first, further)| {
+                self.look(first);
+                further
+            });
+        }
     }
 
     fn take(&mut self, input: Input) {

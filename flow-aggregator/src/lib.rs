@@ -7,5 +7,7 @@ pub mod config;
 pub mod correlate;
 pub mod join;
 pub mod metrics;
+pub mod outlets;
 pub mod pipeline;
+pub mod reload;
 pub mod sinks;

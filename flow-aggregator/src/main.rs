@@ -95,14 +95,18 @@ fn execute(command: Command) -> Result<()> {
 
 fn run(file: &File) -> Result<()> {
     let (config, warnings) = load(file)?;
-    log(&config.log_level)?;
+    let level = log(&config.log_level)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads")?;
     let ended = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("cannot wait for signals")?;
-        Pipeline::bind(config).await?.run(shutdown).await
+        let mut pipeline = Pipeline::bind(config).await?.log(level);
+        if let Some(path) = &file.config {
+            pipeline = pipeline.follow(path.clone());
+        }
+        pipeline.run(shutdown).await
     });
     runtime.shutdown_timeout(LAST_TASKS);
     ended

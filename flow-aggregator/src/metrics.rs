@@ -17,6 +17,8 @@ pub struct Metrics {
     pub collector: CollectorMetrics,
     /// Of the table.
     pub table: TableMetrics,
+    /// Of the configuration.
+    pub reloads: ReloadMetrics,
     sinks: SinkFamilies,
 }
 
@@ -48,6 +50,17 @@ pub struct TableMetrics {
     agents_sent: Gauge,
     agents_not_sent: Gauge,
     refused_objects: Gauge,
+}
+
+/// The configuration file, while it is followed.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadMetrics {
+    /// Files taken.
+    pub taken: Counter,
+    /// Files refused.
+    pub refused: Counter,
+    /// 1 while the file that stands there is refused.
+    pub stale: Gauge,
 }
 
 /// One sink.
@@ -101,6 +114,7 @@ impl Metrics {
         Metrics {
             collector: CollectorMetrics::new(registry),
             table: TableMetrics::new(registry),
+            reloads: ReloadMetrics::new(registry),
             sinks: SinkFamilies::new(registry),
         }
     }
@@ -116,6 +130,24 @@ impl Metrics {
             queued: families.queued.get_or_create_owned(&label),
             connected: families.connected.get_or_create_owned(&label),
         }
+    }
+}
+
+impl ReloadMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let metrics = ReloadMetrics::default();
+        registry.register("config_reloads", "Changed configuration files that were taken", metrics.taken.clone());
+        registry.register(
+            "config_reloads_refused",
+            "Changed configuration files that were refused, with the old configuration still in force",
+            metrics.refused.clone(),
+        );
+        registry.register(
+            "config_stale",
+            "1 while the configuration file differs from what is in force because it is refused",
+            metrics.stale.clone(),
+        );
+        metrics
     }
 }
 

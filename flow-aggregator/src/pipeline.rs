@@ -1,35 +1,37 @@
 //! The aggregator's stages and what connects them; the only file that names every stage.
 //!
-//! Takes a configuration; runs until the end is requested. Then only the collector stops; the others follow when their
+//! Takes a configuration and, where there is one, the file to follow; each further configuration goes from there to
+//! every stage by that stage's one channel. Runs until the end is requested. Then only the collector stops; the others follow when their
 //! input closes, each handing on what it has.
 
 use crate::{
-    aggregate::Aggregate,
     collector::Collector,
-    config::{Config, RecordFormat},
-    join::{Join, Outlet},
+    config::Config,
+    join::{Join, Objects, Order},
     metrics::Metrics,
-    sinks::{IpfixSink, JsonSink, LogSink, Name, Queue, Sink, run},
+    outlets::Outlets,
+    reload::Reload,
 };
 use anyhow::{Context, Result};
 use flow_common::{
-    daemon::{Admin, Readiness, Shutdown},
+    daemon::{Admin, LogLevel, Readiness, Shutdown},
     k8s::folder::{self, Folder},
     net::{Listener, TlsServer},
 };
 use prometheus_client::registry::Registry;
 use std::{
-    hash::{BuildHasher, RandomState},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::sync::{mpsc, watch};
 
 /// Read buffers between the collector and the table; beyond them senders wait.
 const BUFFERS: usize = 64;
 /// Looks at the folder of objects that wait to be taken in.
 const LOOKS: usize = 4;
+/// Orders to the table that wait: a change of the configuration is rare.
+const ORDERS: usize = 1;
 /// What `/version` answers.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -37,6 +39,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[derive(Debug)]
 pub struct Pipeline {
     config: Config,
+    /// Where the configuration came from, if it is to be followed.
+    file: Option<PathBuf>,
+    level: LogLevel,
     listener: Listener,
     admin: Option<Admin>,
     readiness: Readiness,
@@ -55,7 +60,20 @@ impl Pipeline {
             Some(addr) => Some(Admin::bind(addr, Arc::new(registry), readiness.clone(), VERSION).await?),
             None => None,
         };
-        Ok(Pipeline { config, listener, admin, readiness, metrics })
+        let level = LogLevel::unused(&config.log_level);
+        Ok(Pipeline { config, file: None, level, listener, admin, readiness, metrics })
+    }
+
+    /// Follows the file that the configuration came from.
+    pub fn follow(mut self, file: PathBuf) -> Pipeline {
+        self.file = Some(file);
+        self
+    }
+
+    /// Changes this log level where the configuration does.
+    pub fn log(mut self, level: LogLevel) -> Pipeline {
+        self.level = level;
+        self
     }
 
     /// Where agents' records are received.
@@ -70,30 +88,34 @@ impl Pipeline {
 
     /// Runs every stage until the end is requested and everything is delivered or given up.
     pub async fn run(self, shutdown: Shutdown) -> Result<()> {
-        let Pipeline { config, listener, admin, readiness, metrics } = self;
+        let Pipeline { config, file, level, listener, admin, readiness, metrics } = self;
         tracing::info!("receiving by {} on {}", config.transport.0, listener.local()?);
-        let mut sinks = JoinSet::new();
-        let outlets = sinks_of(&config, &metrics, &mut sinks);
-        let (output, input) = mpsc::channel(BUFFERS);
-        let mut join = Join::new(Aggregate::new(&config.table()), outlets, metrics.table.clone());
-        if let Some(path) = &config.objects {
-            join = follow(join, path);
+        if let Some(addr) = admin.as_ref().and_then(|admin| admin.local().ok()) {
+            tracing::info!("metrics and health on {addr}");
         }
-        let joining = tokio::spawn(join.run(input));
+        let mut outlets = Outlets::new(metrics.clone());
+        let first = order(&config, None, &mut outlets);
+        let (max_sessions, bound) = watch::channel(config.max_sessions as usize);
+        let (orders, to_table) = mpsc::channel(ORDERS);
+        let (output, input) = mpsc::channel(BUFFERS);
+        let joining = tokio::spawn(Join::new(first, metrics.table.clone()).run(input, to_table));
         let (served, serving) = Shutdown::new();
         let admin = admin.map(|admin| tokio::spawn(admin.run(serving)));
         let collecting = readiness.condition("collector");
         collecting.holds();
 
-        let collector =
-            Collector { output, max_sessions: config.max_sessions as usize, metrics: metrics.collector.clone() };
-        collector.run(listener, shutdown).await;
+        let mut conductor = Conductor { running: config, outlets, orders, max_sessions, level };
+        let collector = Collector { output, max_sessions: bound, metrics: metrics.collector.clone() };
+        tokio::select! {
+            () = collector.run(listener, shutdown) => {}
+            () = conductor.conduct(file, &metrics) => {}
+        }
 
         collecting.fails("the process ends");
+        let Conductor { outlets, orders, .. } = conductor;
+        drop(orders);
         joining.await.context("the table's task failed")?;
-        while let Some(ended) = sinks.join_next().await {
-            ended.context("a sink's task failed")?;
-        }
+        outlets.finish().await?;
         served.request();
         if let Some(admin) = admin {
             admin.await.context("the admin port's task failed")?.context("the admin port failed")?;
@@ -102,57 +124,58 @@ impl Pipeline {
     }
 }
 
-/// The table knows the folder's objects before the first flow, and follows their changes.
-fn follow(join: Join, path: &Path) -> Join {
+/// Hands each further configuration to the stages.
+struct Conductor {
+    running: Config,
+    outlets: Outlets,
+    orders: mpsc::Sender<Order>,
+    max_sessions: watch::Sender<usize>,
+    level: LogLevel,
+}
+
+impl Conductor {
+    /// Follows the file for ever.
+    async fn conduct(&mut self, file: Option<PathBuf>, metrics: &Metrics) {
+        if let Some(path) = file {
+            let (output, mut configs) = mpsc::channel(ORDERS);
+            let reload = Reload { path, running: self.running.clone(), metrics: metrics.reloads.clone() };
+            tokio::spawn(reload.run(output));
+            while let Some(config) = configs.recv().await {
+                self.apply(config).await;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    async fn apply(&mut self, config: Config) {
+        if config.log_level != self.running.log_level
+            && let Err(error) = self.level.set(&config.log_level)
+        {
+            tracing::warn!("logLevel: {error}");
+        }
+        self.max_sessions.send_replace(config.max_sessions as usize);
+        let order = order(&config, Some(&self.running), &mut self.outlets);
+        // The table's task outlives this one.
+        let _ = self.orders.send(order).await;
+        self.running = config;
+    }
+}
+
+/// What the table's task is told of a configuration that follows another.
+fn order(config: &Config, before: Option<&Config>, outlets: &mut Outlets) -> Order {
+    let same_folder = before.map_or(config.objects.is_none(), |before| before.objects == config.objects);
+    Order {
+        table: config.table(),
+        outlets: outlets.apply(config),
+        objects: (!same_folder).then(|| config.objects.as_deref().map(objects)),
+    }
+}
+
+/// The folder's objects as they are now, and their changes.
+fn objects(path: &Path) -> Objects {
     let mut folder = Folder::new(path);
     let first = folder.look();
     let (output, further) = mpsc::channel(LOOKS);
     tokio::spawn(folder::run(folder, output));
-    join.follow(first, further)
-}
-
-/// Starts the sinks that the configuration names.
-fn sinks_of(config: &Config, metrics: &Metrics, tasks: &mut JoinSet<()>) -> Vec<Outlet> {
-    let mut starting = Starting { config, metrics, tasks, outlets: Vec::new() };
-    if let Some(address) = config.collector_address() {
-        match config.record_format {
-            RecordFormat::Ipfix => {
-                let domain = config.domain().unwrap_or_else(random_domain);
-                tracing::info!("sending IPFIX to {address} as observation domain {domain}");
-                starting.start("ipfix", IpfixSink::new(address, domain, config.extended));
-            }
-            RecordFormat::Json => {
-                tracing::info!("sending JSON to {address}");
-                starting.start("json", JsonSink::new(address, config.extended));
-            }
-        }
-    }
-    if config.logger_enable {
-        starting.start("log", LogSink::new(config.logger_path.clone(), config.extended));
-    }
-    if starting.outlets.is_empty() {
-        tracing::warn!("no sink is enabled (flowCollector.enable, flowLogger.enable): joined flows go nowhere");
-    }
-    starting.outlets
-}
-
-struct Starting<'a> {
-    config: &'a Config,
-    metrics: &'a Metrics,
-    tasks: &'a mut JoinSet<()>,
-    outlets: Vec<Outlet>,
-}
-
-impl Starting<'_> {
-    fn start(&mut self, name: &'static str, sink: impl Sink) {
-        let (queue, receiver) = Queue::new(self.config.sink_queue as usize);
-        let metrics = self.metrics.sink(name);
-        self.tasks.spawn(run(Name(name), sink, receiver, metrics.clone()));
-        self.outlets.push(Outlet { queue, metrics });
-    }
-}
-
-/// Drawn at each start: the hasher's keys come from the system's randomness.
-fn random_domain() -> u32 {
-    RandomState::new().hash_one(0) as u32
+    (first, further)
 }

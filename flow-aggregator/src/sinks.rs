@@ -7,20 +7,27 @@
 mod ipfix;
 mod json;
 mod log;
+mod peer;
 mod queue;
 
-pub use ipfix::IpfixSink;
-pub use json::JsonSink;
-pub use log::LogSink;
+pub use ipfix::{IpfixSettings, IpfixSink};
+pub use json::{JsonSettings, JsonSink};
+pub use log::{LogSettings, LogSink};
+pub use peer::Peer;
 pub use queue::{Queue, Receiver};
 
 use crate::{aggregate::Batch, metrics::SinkMetrics};
-use flow_common::net::{Backoff, ConnectError};
-use std::{fmt, io, path::PathBuf, time::Duration};
-use tokio::time::sleep;
+use flow_common::net::{Backoff, ConnectError, TlsError};
+use std::{fmt, io, ops::ControlFlow, path::PathBuf, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 /// How long the rest of a queue may take at the end of the process.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long an orderly end of a connection may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A destination of joined flows.
 pub trait Sink: Send + 'static {
@@ -56,6 +63,9 @@ pub enum SinkError {
     /// No connection came about.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The certificates for a connection cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The connection is gone.
     #[error("the collector is lost: {0}")]
     Lost(#[source] io::Error),
@@ -72,75 +82,189 @@ pub enum SinkError {
     Closed,
 }
 
-/// What a [`Sink`]'s task is called in logs and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Name(pub &'static str);
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
+/// A sink with its settings. Adding a kind: a variant, its name, and its line in [`run`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Spec {
+    /// IPFIX to a collector.
+    Ipfix(IpfixSettings),
+    /// JSON to a collector.
+    Json(JsonSettings),
+    /// Lines in a file.
+    Log(LogSettings),
 }
 
-/// Serves a sink until its queue is closed and empty, or the end of the process does not wait for it any longer.
-pub async fn run(name: Name, sink: impl Sink, queue: Receiver, metrics: SinkMetrics) {
-    tokio::select! {
-        () = attempts(name, sink, &queue, &metrics) => {}
-        () = overdue(&queue) => {}
-    }
-    let lost = queue.drain();
-    metrics.dropped.inc_by(lost);
-    if lost > 0 {
-        tracing::warn!("sink {name}: {lost} flows are lost with the end of the process");
-    }
-}
-
-async fn attempts(name: Name, mut sink: impl Sink, queue: &Receiver, metrics: &SinkMetrics) {
-    let mut backoff = Backoff::new();
-    loop {
-        let ended = match sink.open().await {
-            Ok(()) => {
-                tracing::info!("sink {name}: open");
-                metrics.connected.set(1);
-                serve(&mut sink, queue, metrics, &mut backoff).await
-            }
-            Err(error) => Err(error),
-        };
-        metrics.connected.set(0);
-        let Err(error) = ended else { return sink.close().await };
-        metrics.failures.inc();
-        let delay = backoff.delay();
-        tracing::warn!("sink {name}: {error}; next try in {}s", delay.as_secs());
-        tokio::select! {
-            () = sleep(delay) => {}
-            () = queue.closed() => return,
+impl Spec {
+    /// What it is called in logs and metrics; of each kind there is one sink at most.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Spec::Ipfix(_) => "ipfix",
+            Spec::Json(_) => "json",
+            Spec::Log(_) => "log",
         }
     }
 }
 
-/// Delivers until the queue ends or the destination is lost.
-async fn serve(
-    sink: &mut impl Sink,
-    queue: &Receiver,
-    metrics: &SinkMetrics,
-    backoff: &mut Backoff,
-) -> Result<(), SinkError> {
-    loop {
-        let next = tokio::select! {
-            next = queue.front() => next,
-            idle = sink.idle() => {
-                idle?;
-                continue;
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Spec::Ipfix(settings) => {
+                write!(f, "IPFIX to {} as observation domain {}", settings.peer, settings.domain)
             }
-        };
-        let Some((batch, from)) = next else { return Ok(()) };
-        let Delivery { through, refused, error } = sink.deliver(&batch, from).await;
-        metrics.delivered.inc_by(((through - from) as u64).saturating_sub(refused));
-        metrics.refused.inc_by(refused);
-        queue.advance(&batch, through);
-        match error {
-            Some(error) => return Err(error),
-            None => backoff.reset(),
+            Spec::Json(settings) => write!(f, "JSON to {}", settings.peer),
+            Spec::Log(settings) => write!(f, "lines to {}", settings.path.display()),
+        }
+    }
+}
+
+/// Serves a sink until its queue is closed and empty, or the end of the process does not wait for it any longer. Where
+/// its settings change, it is closed and opened anew with them; the queue stays.
+pub async fn run(spec: watch::Receiver<Spec>, queue: Receiver, metrics: SinkMetrics) {
+    let name = spec.borrow().name();
+    let task = Task { name, queue: &queue, metrics: &metrics };
+    task.ended(async {
+        let mut changes = Changes::new(spec);
+        loop {
+            tracing::info!("sink {name}: {}", changes.current);
+            let over = match changes.current.clone() {
+                Spec::Ipfix(settings) => task.attempts(IpfixSink::new(settings), &mut changes).await,
+                Spec::Json(settings) => task.attempts(JsonSink::new(settings), &mut changes).await,
+                Spec::Log(settings) => task.attempts(LogSink::new(settings), &mut changes).await,
+            };
+            if over.is_break() {
+                return;
+            }
+            changes.take();
+        }
+    })
+    .await;
+}
+
+/// The settings by which a sink is served, and whether others wait.
+struct Changes {
+    spec: watch::Receiver<Spec>,
+    current: Spec,
+}
+
+impl Changes {
+    fn new(mut spec: watch::Receiver<Spec>) -> Changes {
+        let current = spec.borrow_and_update().clone();
+        Changes { spec, current }
+    }
+
+    /// Waits until the settings are others. Cancel-safe, and true again each time it is asked.
+    async fn wanted(&mut self) {
+        let current = &self.current;
+        if self.spec.wait_for(|spec| spec != current).await.is_err() {
+            // Nobody changes them any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Goes by the new ones.
+    fn take(&mut self) {
+        self.current = self.spec.borrow_and_update().clone();
+    }
+}
+
+/// What serving a sink needs beside the sink.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    name: &'static str,
+    queue: &'a Receiver,
+    metrics: &'a SinkMetrics,
+}
+
+/// Why a sink is not served further.
+enum Ended {
+    /// The queue is closed and empty.
+    Over,
+    /// Its settings changed.
+    Changed,
+    /// It failed.
+    Failed(SinkError),
+}
+
+impl Task<'_> {
+    /// Does the work, but no longer than the end of the process waits for it.
+    async fn ended(self, work: impl Future<Output = ()>) {
+        tokio::select! {
+            () = work => {}
+            () = overdue(self.queue) => {}
+        }
+        let lost = self.queue.drain();
+        self.metrics.dropped.inc_by(lost);
+        self.metrics.queued.set(0);
+        self.metrics.connected.set(0);
+        if lost > 0 {
+            tracing::warn!("sink {}: {lost} flows are lost with its end", self.name);
+        }
+    }
+
+    /// Serves the sink, again after every failure. Breaks at the end of the queue, goes on where settings changed.
+    async fn attempts(self, mut sink: impl Sink, changes: &mut Changes) -> ControlFlow<()> {
+        let name = self.name;
+        let mut backoff = Backoff::new();
+        loop {
+            let opened = tokio::select! {
+                opened = sink.open() => opened,
+                () = changes.wanted() => return ControlFlow::Continue(()),
+            };
+            let ended = match opened {
+                Ok(()) => {
+                    tracing::info!("sink {name}: open");
+                    self.metrics.connected.set(1);
+                    self.serve(&mut sink, changes, &mut backoff).await
+                }
+                Err(error) => Ended::Failed(error),
+            };
+            self.metrics.connected.set(0);
+            let error = match ended {
+                Ended::Failed(error) => error,
+                Ended::Over | Ended::Changed => {
+                    // A destination that takes nothing would not take a farewell.
+                    let _ = timeout(FAREWELL, sink.close()).await;
+                    return if matches!(ended, Ended::Over) {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    };
+                }
+            };
+            self.metrics.failures.inc();
+            let delay = backoff.delay();
+            tracing::warn!("sink {name}: {error}; next try in {}s", delay.as_secs());
+            tokio::select! {
+                () = sleep(delay) => {}
+                () = changes.wanted() => return ControlFlow::Continue(()),
+                () = self.queue.closed() => return ControlFlow::Break(()),
+            }
+        }
+    }
+
+    /// Delivers until the queue ends, the destination is lost or the settings change.
+    async fn serve(self, sink: &mut impl Sink, changes: &mut Changes, backoff: &mut Backoff) -> Ended {
+        loop {
+            let next = tokio::select! {
+                next = self.queue.front() => next,
+                idle = sink.idle() => match idle {
+                    Ok(()) => continue,
+                    Err(error) => return Ended::Failed(error),
+                },
+                () = changes.wanted() => return Ended::Changed,
+            };
+            let Some((batch, from)) = next else { return Ended::Over };
+            let Delivery { through, refused, error } = tokio::select! {
+                delivery = sink.deliver(&batch, from) => delivery,
+                // A destination that takes nothing cannot keep the new settings out.
+                () = async { changes.wanted().await; sleep(LAST_WORDS).await } => return Ended::Changed,
+            };
+            self.metrics.delivered.inc_by(((through - from) as u64).saturating_sub(refused));
+            self.metrics.refused.inc_by(refused);
+            self.queue.advance(&batch, through);
+            match error {
+                Some(error) => return Ended::Failed(error),
+                None => backoff.reset(),
+            }
         }
     }
 }
@@ -157,6 +281,14 @@ mod tests {
     use crate::{aggregate::testing::batch_of, metrics::Metrics};
     use prometheus_client::registry::Registry;
     use std::sync::{Arc, Mutex};
+
+    /// Serves a sink as [`run`] does, with settings that are the kind's that changes least.
+    async fn run(sink: impl Sink, queue: Receiver, metrics: SinkMetrics) {
+        let (_kept, spec) = watch::channel(Spec::Log(LogSettings { path: "-".into(), extended: true }));
+        let task = Task { name: "test", queue: &queue, metrics: &metrics };
+        let mut changes = Changes::new(spec);
+        task.ended(async { assert!(task.attempts(sink, &mut changes).await.is_break()) }).await;
+    }
 
     /// A destination that is away at first and lost in the middle of a batch.
     struct Fickle {
@@ -201,7 +333,7 @@ mod tests {
         let delivered = Arc::new(Mutex::new(Vec::new()));
         let (queue, receiver) = Queue::new(1_000);
         let sink = Fickle { away: 3, until_lost: Some(1), delivered: delivered.clone() };
-        let running = tokio::spawn(run(Name("test"), sink, receiver, metrics.clone()));
+        let running = tokio::spawn(run(sink, receiver, metrics.clone()));
         let begin = tokio::time::Instant::now();
         for _ in 0..3 {
             assert_eq!(queue.put(Arc::new(batch_of(3))), 0);
@@ -222,7 +354,7 @@ mod tests {
         let metrics = Metrics::new(&mut Registry::default()).sink("test");
         let (queue, receiver) = Queue::new(1_000);
         let sink = Fickle { away: u32::MAX, until_lost: None, delivered: Arc::default() };
-        let running = tokio::spawn(run(Name("test"), sink, receiver, metrics.clone()));
+        let running = tokio::spawn(run(sink, receiver, metrics.clone()));
         queue.put(Arc::new(batch_of(7)));
         tokio::task::yield_now().await;
         drop(queue);
@@ -253,7 +385,7 @@ mod tests {
     async fn a_stuck_sink_holds_up_the_end_for_a_while_only() {
         let metrics = Metrics::new(&mut Registry::default()).sink("test");
         let (queue, receiver) = Queue::new(1_000);
-        let running = tokio::spawn(run(Name("test"), Stuck, receiver, metrics.clone()));
+        let running = tokio::spawn(run(Stuck, receiver, metrics.clone()));
         queue.put(Arc::new(batch_of(4)));
         queue.put(Arc::new(batch_of(4)));
         tokio::task::yield_now().await;

@@ -39,6 +39,17 @@ impl Cluster {
         Cluster { index: Index::new(MAX_OBJECTS), known: false, nodes: Nodes::default(), labels }
     }
 
+    /// Labels are given or not from here on.
+    pub(super) fn show_labels(&mut self, labels: bool) {
+        self.labels = labels;
+    }
+
+    /// As before the first change; what agents reported of their Nodes stays.
+    pub(super) fn forget_objects(&mut self) {
+        self.index = Index::new(MAX_OBJECTS);
+        self.known = false;
+    }
+
     pub(super) fn change(&mut self, change: Change, now: Timestamp) {
         self.known = true;
         self.index.change(change, now);

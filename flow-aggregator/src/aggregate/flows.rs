@@ -104,7 +104,30 @@ impl<A: Addr> Flows<A> {
         self.fired = fired;
         let before = turn.now.saturating_sub(self.settings.tombstone);
         let kept = turn.now >= self.settings.tombstone && self.tombstones.expire(before, max, &mut self.tails);
-        more || kept
+        self.shrink(max, turn) || more || kept
+    }
+
+    /// Other timeouts and bounds from here on. Every flow's deadline is looked at; what is beyond the bounds goes
+    /// with [`expire`](Self::expire).
+    pub(super) fn configure(&mut self, settings: &Settings, now: u32) {
+        self.settings = settings.clone();
+        self.tombstones.bound(settings.max_tombstones);
+        for slot in 0..self.slab.slots() {
+            self.schedule(slot, now);
+        }
+    }
+
+    /// Evicts what is beyond the bounds, at most `max` flows and as many tombstones; true if there is more.
+    fn shrink(&mut self, max: usize, turn: &mut Turn<'_>) -> bool {
+        for _ in 0..max {
+            if self.slab.len() <= self.settings.max_flows {
+                break;
+            }
+            self.make_room(turn);
+        }
+        let evicted = self.tombstones.shrink(max, &mut self.tails);
+        turn.counts.tombstones_evicted += evicted;
+        self.slab.len() > self.settings.max_flows || evicted == max as u64
     }
 
     /// Exports everything that has news: the process ends.

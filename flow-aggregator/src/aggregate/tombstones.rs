@@ -71,8 +71,9 @@ impl<A: Addr> Tombstones<A> {
             release(&flow.sides.map(|side| side.tail), tails);
             return 1;
         }
+        // Two at most, so that a lowered bound is come down to without one burial paying for all.
         let mut evicted = 0;
-        while self.live >= self.max && self.drop_oldest(tails) {
+        while evicted < 2 && self.live >= self.max && self.drop_oldest(tails) {
             evicted += 1;
         }
         if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK) {
@@ -83,6 +84,20 @@ impl<A: Addr> Tombstones<A> {
             self.index.insert(hash, number.wrapping_add(chunk.len() as u32));
             chunk.push(Some(Tombstone::of(flow, hash, now)));
             self.live += 1;
+        }
+        evicted
+    }
+
+    /// From here on so many at most; what is beyond goes by [`shrink`](Self::shrink).
+    pub(super) fn bound(&mut self, max: usize) {
+        self.max = max;
+    }
+
+    /// Drops the oldest beyond the bound, at most `max` of them. Gives how many went.
+    pub(super) fn shrink(&mut self, max: usize, tails: &mut Tails) -> u64 {
+        let mut evicted = 0;
+        while evicted < max as u64 && self.live > self.max && self.drop_oldest(tails) {
+            evicted += 1;
         }
         evicted
     }

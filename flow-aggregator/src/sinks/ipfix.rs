@@ -1,54 +1,66 @@
-//! Joined flows as IPFIX over TCP or UDP.
+//! Joined flows as IPFIX over TCP, TLS or UDP.
 //!
 //! Takes the collector's address and our observation domain; every connection is a session of its own, with its own
 //! sequence numbers and templates. What a record looks like, the record table knows.
 
-use super::{Delivery, Sink, SinkError};
+use super::{Delivery, Peer, Sink, SinkError};
 use crate::aggregate::Batch;
 use flow_common::{
     ipfix::exporter::{Session, Settings},
-    net::{Address, Connection, Protocol, connect},
+    net::{Connection, Protocol},
     record::Content,
     time::Timestamp,
 };
 use std::time::{Duration, SystemTime};
 use tokio::time::sleep;
 
-/// Over datagrams the templates are sent again so often (RFC 7011, section 8.4).
-const TEMPLATE_RESEND: u32 = 600;
-/// So often a silent session looks whether templates are due.
+/// So often a silent session looks whether templates are due, unless they are due more often.
 const LOOK: Duration = Duration::from_secs(60);
 /// Bytes that are written together on a stream.
 const WRITE: usize = 64 * 1024;
 
+/// Where IPFIX goes, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IpfixSettings {
+    /// The collector.
+    pub peer: Peer,
+    /// Our observation domain.
+    pub domain: u32,
+    /// Whether records have the extended elements.
+    pub extended: bool,
+    /// Bytes of a message at most, where less than the transport carries.
+    pub max_message: Option<usize>,
+    /// Over datagrams the templates are sent again so often, in seconds (RFC 7011, section 8.4).
+    pub template_refresh: u32,
+}
+
 /// A collector of IPFIX.
 #[derive(Debug)]
 pub struct IpfixSink {
-    address: Address,
-    domain: u32,
-    extended: bool,
+    settings: IpfixSettings,
     open: Option<(Connection, Session)>,
     warned: bool,
 }
 
 impl IpfixSink {
-    /// Sends to `address` as `domain`, with the extended elements or without.
-    pub fn new(address: Address, domain: u32, extended: bool) -> IpfixSink {
-        IpfixSink { address, domain, extended, open: None, warned: false }
+    /// Nothing is open yet.
+    pub fn new(settings: IpfixSettings) -> IpfixSink {
+        IpfixSink { settings, open: None, warned: false }
     }
 }
 
 impl Sink for IpfixSink {
     async fn open(&mut self) -> Result<(), SinkError> {
-        let mut connection = connect(&self.address, None).await?;
+        let settings = &self.settings;
+        let mut connection = settings.peer.connect().await?;
         let datagrams = connection.protocol() == Protocol::Udp;
         let mut session = Session::new(Settings {
-            domain: self.domain,
+            domain: settings.domain,
             content: Content::Joined,
-            extended: self.extended,
+            extended: settings.extended,
             accounting: false,
-            message_limit: connection.message_limit(),
-            template_resend: datagrams.then_some(TEMPLATE_RESEND),
+            message_limit: settings.max_message.unwrap_or(usize::MAX).min(connection.message_limit()),
+            template_resend: datagrams.then_some(settings.template_refresh),
         });
         session.begin(now());
         write(&mut connection, &mut session).await?;
@@ -64,7 +76,7 @@ impl Sink for IpfixSink {
         session.begin(now());
         let mut refused = 0;
         for (number, joined) in batch.iter().enumerate().skip(from) {
-            if let Err(reason) = session.push_encoded(joined.family, joined.bytes(self.extended)) {
+            if let Err(reason) = session.push_encoded(joined.family, joined.bytes(self.settings.extended)) {
                 if !std::mem::replace(&mut self.warned, true) {
                     tracing::warn!("a flow is not sent: {reason}; further ones are only counted");
                 }
@@ -82,10 +94,11 @@ impl Sink for IpfixSink {
     }
 
     async fn idle(&mut self) -> Result<(), SinkError> {
+        let look = LOOK.min(Duration::from_secs(self.settings.template_refresh.into()));
         let Some((connection, session)) = &mut self.open else { return Err(SinkError::Closed) };
         tokio::select! {
             error = connection.closed() => return Err(SinkError::Lost(error)),
-            () = sleep(LOOK) => session.begin(now()),
+            () = sleep(look) => session.begin(now()),
         }
         write(connection, session).await
     }

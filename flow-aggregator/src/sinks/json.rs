@@ -1,11 +1,11 @@
-//! Joined flows as lines of JSON over TCP, or a line a datagram over UDP.
+//! Joined flows as lines of JSON over TCP or TLS, or a line a datagram over UDP.
 //!
 //! Takes the collector's address; what a line looks like, the record table knows.
 
-use super::{Delivery, Sink, SinkError};
+use super::{Delivery, Peer, Sink, SinkError};
 use crate::aggregate::Batch;
 use flow_common::{
-    net::{Address, Connection, Protocol, connect},
+    net::{Connection, Protocol},
     time::Timestamp,
 };
 use std::time::SystemTime;
@@ -13,26 +13,34 @@ use std::time::SystemTime;
 /// Lines that are written together on a stream.
 const WRITE: usize = 64 * 1024;
 
+/// Where lines of JSON go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JsonSettings {
+    /// The collector.
+    pub peer: Peer,
+    /// Whether records have the extended elements.
+    pub extended: bool,
+}
+
 /// A collector of JSON.
 #[derive(Debug)]
 pub struct JsonSink {
-    address: Address,
-    extended: bool,
+    settings: JsonSettings,
     connection: Option<Connection>,
     lines: Vec<u8>,
     warned: bool,
 }
 
 impl JsonSink {
-    /// Sends to `address`, with the extended elements or without.
-    pub fn new(address: Address, extended: bool) -> JsonSink {
-        JsonSink { address, extended, connection: None, lines: Vec::new(), warned: false }
+    /// Nothing is open yet.
+    pub fn new(settings: JsonSettings) -> JsonSink {
+        JsonSink { settings, connection: None, lines: Vec::new(), warned: false }
     }
 }
 
 impl Sink for JsonSink {
     async fn open(&mut self) -> Result<(), SinkError> {
-        self.connection = Some(connect(&self.address, None).await?);
+        self.connection = Some(self.settings.peer.connect().await?);
         Ok(())
     }
 
@@ -50,7 +58,7 @@ impl Sink for JsonSink {
         let count = batch.len();
         for (number, joined) in batch.iter().enumerate().skip(from) {
             match joined.decode() {
-                Some(flow) => flow.json(self.extended, at, &mut self.lines),
+                Some(flow) => flow.json(self.settings.extended, at, &mut self.lines),
                 None => refused += 1,
             }
             if self.lines.len() <= limit && number + 1 < count {

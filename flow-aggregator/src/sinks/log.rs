@@ -14,29 +14,37 @@ use std::{
 };
 use tokio::task::spawn_blocking;
 
+/// Which file, and how lines look.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSettings {
+    /// The file; `-` is the standard output.
+    pub path: PathBuf,
+    /// Whether records have the extended elements.
+    pub extended: bool,
+}
+
 /// A file of JSON lines.
 #[derive(Debug)]
 pub struct LogSink {
-    path: PathBuf,
-    extended: bool,
+    settings: LogSettings,
     file: Option<Arc<File>>,
 }
 
 impl LogSink {
-    /// Appends to `path`, with the extended elements or without.
-    pub fn new(path: PathBuf, extended: bool) -> LogSink {
-        LogSink { path, extended, file: None }
+    /// Nothing is open yet.
+    pub fn new(settings: LogSettings) -> LogSink {
+        LogSink { settings, file: None }
     }
 }
 
 impl Sink for LogSink {
     async fn open(&mut self) -> Result<(), SinkError> {
-        let opened = if self.path == Path::new("-") {
+        let opened = if self.settings.path == Path::new("-") {
             io::stdout().as_fd().try_clone_to_owned().map(File::from)
         } else {
-            File::options().append(true).create(true).open(&self.path)
+            File::options().append(true).create(true).open(&self.settings.path)
         };
-        let file = opened.map_err(|source| SinkError::File { path: self.path.clone(), source })?;
+        let file = opened.map_err(|source| SinkError::File { path: self.settings.path.clone(), source })?;
         self.file = Some(Arc::new(file));
         Ok(())
     }
@@ -50,7 +58,7 @@ impl Sink for LogSink {
         let (mut lines, mut refused, at) = (Vec::new(), 0, timestamp());
         for joined in batch.iter().skip(from) {
             match joined.decode() {
-                Some(flow) => flow.json(self.extended, at, &mut lines),
+                Some(flow) => flow.json(self.settings.extended, at, &mut lines),
                 None => refused += 1,
             }
         }
@@ -58,7 +66,7 @@ impl Sink for LogSink {
         match written.flatten() {
             Ok(()) => Delivery { through: batch.len(), refused, error: None },
             Err(source) => {
-                let error = Some(SinkError::File { path: self.path.clone(), source });
+                let error = Some(SinkError::File { path: self.settings.path.clone(), source });
                 Delivery { through: from, refused: 0, error }
             }
         }

@@ -15,6 +15,7 @@ struct State {
     /// Flows of the first batch that are delivered.
     through: usize,
     flows: usize,
+    max: usize,
 }
 
 #[derive(Debug)]
@@ -23,7 +24,6 @@ struct Shared {
     /// For the one task that takes.
     changed: Notify,
     closed: watch::Sender<bool>,
-    max: usize,
 }
 
 /// The end that puts; dropped, it closes the queue.
@@ -38,19 +38,23 @@ impl Queue {
     /// Both ends of a queue for `max` flows.
     pub fn new(max: usize) -> (Queue, Receiver) {
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State { max, ..State::default() }),
             changed: Notify::new(),
             closed: watch::Sender::new(false),
-            max,
         });
         (Queue(shared.clone()), Receiver(shared))
+    }
+
+    /// From here on it holds so many flows. What is beyond goes with the next batch that is put.
+    pub fn bound(&self, max: usize) {
+        self.0.state().max = max;
     }
 
     /// Puts a batch. Gives how many flows were dropped to make room; a batch always finds room in an empty queue.
     pub fn put(&self, batch: Arc<Batch>) -> u64 {
         let mut state = self.0.state();
         let mut dropped = 0;
-        while state.flows + batch.len() > self.0.max {
+        while state.flows + batch.len() > state.max {
             let Some(oldest) = state.batches.pop_front() else { break };
             let left = oldest.len() - std::mem::take(&mut state.through);
             state.flows -= left;
@@ -124,7 +128,7 @@ impl Receiver {
     pub fn drain(&self) -> u64 {
         let mut state = self.0.state();
         let left = state.flows;
-        *state = State::default();
+        *state = State { max: state.max, ..State::default() };
         left as u64
     }
 }

@@ -54,3 +54,32 @@ fn due_flows_come_in_turns() {
     assert!(turns >= 10, "{turns}");
     assert_eq!(table.exports().len(), 100);
 }
+
+#[test]
+fn lowered_bounds_are_come_down_to_in_turns_and_what_goes_is_exported() {
+    let mut table = Aggregate::new(&settings());
+    for port in 0..100 {
+        table.hear(NODE_A, &[on_port(source(5, 1), port)], 0);
+        table.hear(NODE_A, &[over(on_port(external(5, 1), 1_000 + port))], 0);
+    }
+    table.exports();
+    table.configure(&Settings { max_flows: 10, max_tombstones: 20, ..settings() }, 1);
+    let mut turns = 1;
+    while table.expired(1, 10) {
+        assert!(table.take_batch().len() <= 10, "no turn takes more than it may");
+        turns += 1;
+    }
+    assert!(turns >= 9, "{turns}");
+    assert_eq!((table.fill().flows, table.fill().tombstones, table.counts().evicted), (10, 20, 90));
+}
+
+#[test]
+fn shorter_timeouts_hold_for_flows_that_are_there() {
+    let mut table = Aggregate::new(&Settings { inactive: 3_000, correlation: 2_000, ..settings() });
+    table.hear(NODE_A, &[source(5, 1)], 0);
+    table.configure(&Settings { inactive: 90, correlation: 15, ..settings() }, 10);
+    table.pass(10, 14);
+    assert_eq!(table.exports(), []);
+    table.pass(15, 15);
+    assert_eq!(table.exports().len(), 1);
+}

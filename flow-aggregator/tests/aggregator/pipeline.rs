@@ -1,28 +1,20 @@
-//! The aggregator as it runs: agents' messages over real sockets in, joined flows over real sockets out.
+//! The stages together, in this process.
 
-use flow_aggregator::{certs, config, pipeline::Pipeline};
+use super::ends::{Agent, LOOPBACK, PATIENCE, datagram_collector, external, halves, json_collector, lines, parse, tls};
+use flow_aggregator::{config, pipeline::Pipeline};
 use flow_common::{
     daemon::{Shutdown, ShutdownTrigger},
-    ipfix::{collector, exporter},
-    net::{Address, Connection, DatagramListener, Incoming, Listener, Protocol, TlsClient, TlsFiles, connect},
-    record::{Content, EndReason, FlowRecord, FlowType, ForwardingStatus, Head, Tail},
+    ipfix::collector,
+    net::{Protocol, TlsClient, TlsFiles},
+    record::{FlowRecord, ForwardingStatus, Tail},
 };
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::Path,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
     time::timeout,
 };
-
-/// Nothing here takes so long; a test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
-const LOOPBACK: &str = "127.0.0.1:0";
 
 struct Running {
     addr: SocketAddr,
@@ -34,7 +26,8 @@ struct Running {
 impl Running {
     /// Starts an aggregator on free ports with these further settings.
     async fn start(settings: &str) -> Running {
-        let text = format!("listenAddr: \"{LOOPBACK}\"\nadminAddr: \"{LOOPBACK}\"\n{settings}");
+        let text =
+            format!("listenAddr: \"{LOOPBACK}\"\nadminAddr: \"{LOOPBACK}\"\napiServer: {{apiPort: \"\"}}\n{settings}");
         let config = config::read("test.conf", &text).unwrap().settings;
         let pipeline = Pipeline::bind(config).await.unwrap();
         let (addr, admin) = (pipeline.listens().unwrap(), pipeline.admin().unwrap());
@@ -43,19 +36,7 @@ impl Running {
     }
 
     async fn agent(&self, domain: u32, protocol: Protocol, tls: Option<&TlsClient>) -> Agent {
-        let address = Address::parse(&format!("localhost:{}:{protocol}", self.addr.port()), protocol).unwrap();
-        let address = if protocol == Protocol::Tls { address } else { at(self.addr, protocol) };
-        let connection = connect(&address, tls).await.unwrap();
-        let mut session = exporter::Session::new(exporter::Settings {
-            domain,
-            content: Content::Agent,
-            extended: true,
-            accounting: true,
-            message_limit: connection.message_limit().min(1400),
-            template_resend: None,
-        });
-        session.begin(1_704_067_200);
-        Agent { connection, session }
+        Agent::connect(self.addr, domain, protocol, tls).await
     }
 
     async fn ask(&self, path: &str) -> String {
@@ -90,110 +71,6 @@ impl Running {
         self.trigger.request();
         timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
     }
-}
-
-/// Sends as an agent does.
-struct Agent {
-    connection: Connection,
-    session: exporter::Session,
-}
-
-impl Agent {
-    async fn send(&mut self, records: &[FlowRecord]) {
-        for record in records {
-            self.session.push_record(record).unwrap();
-        }
-        self.session.finish();
-        for message in self.session.messages() {
-            self.connection.send(message).await.unwrap();
-        }
-        self.connection.flush().await.unwrap();
-        self.session.clear();
-    }
-}
-
-fn at(addr: SocketAddr, protocol: Protocol) -> Address {
-    Address::parse(&format!("{addr}:{protocol}"), protocol).unwrap()
-}
-
-/// Both halves of an ended flow between Nodes, from this port.
-fn halves(src_port: u16, packets: u64) -> [FlowRecord; 2] {
-    let mut head = Head {
-        start_seconds: 1_704_067_200,
-        end_seconds: 1_704_067_205,
-        end_reason: EndReason::End,
-        src_port,
-        dst_port: 8080,
-        protocol: 6,
-        src_addr: [10, 0, 1, 5].into(),
-        dst_addr: [10, 0, 2, 7].into(),
-        ..Head::default()
-    };
-    head.set_totals([packets, packets * 100, 0, 0]);
-    head.set_deltas([packets, packets * 100, 0, 0]);
-    let tail = |src: &str, dst: &str| Tail {
-        src_pod: src.into(),
-        dst_pod: dst.into(),
-        flow_type: FlowType::InterNode,
-        ..Tail::default()
-    };
-    let half = |tail| FlowRecord { head, tail, ..FlowRecord::default() };
-    [half(tail("client", "")), half(tail("", "server"))]
-}
-
-/// A flow that one Node sees alone.
-fn external(src_port: u16) -> FlowRecord {
-    let [mut record, _] = halves(src_port, 1);
-    record.tail.flow_type = FlowType::ToExternal;
-    record
-}
-
-/// A collector of JSON on a free port.
-async fn json_collector() -> (flow_common::net::StreamListener, SocketAddr) {
-    let listener = Listener::bind(LOOPBACK.parse().unwrap(), Protocol::Tcp, None).await.unwrap();
-    let addr = listener.local().unwrap();
-    match listener {
-        Listener::Stream(listener) => (listener, addr),
-        Listener::Datagram(_) => panic!("asked for a stream"),
-    }
-}
-
-async fn datagram_collector() -> (DatagramListener, SocketAddr) {
-    let listener = Listener::bind(LOOPBACK.parse().unwrap(), Protocol::Udp, None).await.unwrap();
-    let addr = listener.local().unwrap();
-    match listener {
-        Listener::Datagram(listener) => (listener, addr),
-        Listener::Stream(_) => panic!("asked for datagrams"),
-    }
-}
-
-/// Reads so many lines, or all until the end.
-async fn lines(incoming: &mut Incoming, count: usize) -> Vec<serde_json::Value> {
-    let mut text = bytes::BytesMut::new();
-    let reading = async {
-        while text.iter().filter(|byte| **byte == b'\n').count() < count {
-            text.reserve(64 * 1024);
-            if incoming.fill(&mut text).await.unwrap() == 0 {
-                break;
-            }
-        }
-    };
-    timeout(PATIENCE, reading).await.expect("the lines come");
-    parse(std::str::from_utf8(&text).unwrap())
-}
-
-fn parse(text: &str) -> Vec<serde_json::Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn tls(dir: &Path) -> (String, TlsClient) {
-    let options = certs::Options { dir: dir.to_owned(), names: Vec::new(), days: 1, force: false };
-    certs::init(&options, SystemTime::now()).unwrap();
-    let path = |name: &str| dir.join(name);
-    let files = TlsFiles { ca: path("ca.crt"), cert: path("client.crt"), key: path("client.key") };
-    let dir = dir.display();
-    let settings = format!("tls: {{ca: \"{dir}/ca.crt\", cert: \"{dir}/server.crt\", key: \"{dir}/server.key\"}}\n");
-    (settings, TlsClient::load(&files).unwrap())
 }
 
 #[tokio::test]

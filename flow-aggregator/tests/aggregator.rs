@@ -1,0 +1,10 @@
+//! The aggregator as it runs: agents over real sockets in, joined flows over real sockets and into files out.
+
+#[path = "aggregator/ends.rs"]
+mod ends;
+#[path = "aggregator/live.rs"]
+mod live;
+#[path = "aggregator/pipeline.rs"]
+mod pipeline;
+#[path = "aggregator/process.rs"]
+mod process;

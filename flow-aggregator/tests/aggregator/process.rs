@@ -1,0 +1,127 @@
+//! The aggregator's own binary as a process: its configuration file, its log, its metrics, its end.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Nothing here takes so long; a test that waits longer has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+const STEP: Duration = Duration::from_millis(20);
+
+pub(crate) struct Process {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    file: PathBuf,
+    pub(crate) addr: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// What every configuration here begins with: free ports on the loopback interface, agents by TCP.
+pub(crate) fn ports(settings: &str) -> String {
+    format!("aggregatorTransportProtocol: tcp\nlistenAddr: \"127.0.0.1:0\"\nadminAddr: \"127.0.0.1:0\"\n{settings}")
+}
+
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flow-aggregator"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+impl Process {
+    /// Starts it with this file, which is written, unless it is a link: then it stands there already.
+    pub(crate) fn start(file: &Path, settings: &str) -> Process {
+        if !file.is_symlink() {
+            fs::write(file, ports(settings)).unwrap();
+        }
+        let mut child = command(&["run", "--config", file.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, written) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
+        thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                written.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut process = Process { child, log, file: file.to_owned(), addr: nowhere, admin: nowhere };
+        process.addr = process.told("receiving by tcp on ");
+        process.admin = process.told("metrics and health on ");
+        process
+    }
+
+    /// An address that the log tells.
+    pub(crate) fn told(&self, before: &str) -> SocketAddr {
+        self.logged(before);
+        let log = self.log();
+        let rest = log.split(before).nth(1).unwrap();
+        rest.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Waits until the log has this.
+    pub(crate) fn logged(&self, text: &str) {
+        self.wait(text, || self.log().contains(text));
+    }
+
+    /// Replaces the file as editors do.
+    pub(crate) fn configure(&self, settings: &str) {
+        let new = self.file.with_extension("new");
+        fs::write(&new, ports(settings)).unwrap();
+        fs::rename(new, &self.file).unwrap();
+    }
+
+    pub(crate) fn ask(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// A metric's value; `None` if there is none of this name and labels.
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
+        let begin = format!("flow_aggregator_{name} ");
+        self.ask("/metrics").lines().find_map(|line| line.strip_prefix(&begin)?.parse().ok())
+    }
+
+    /// Waits until a metric has this value.
+    pub(crate) fn until(&self, name: &str, value: u64) {
+        self.wait(&format!("{name} = {value}, now {:?}", self.metric(name)), || self.metric(name) == Some(value));
+    }
+
+    pub(crate) fn wait(&self, what: &str, holds: impl Fn() -> bool) {
+        let begin = Instant::now();
+        while !holds() {
+            assert!(begin.elapsed() < PATIENCE, "never came: {what}\n{}\n{}", self.log(), self.ask("/metrics"));
+            thread::sleep(STEP);
+        }
+    }
+
+    /// Ends it in order.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Ended in order already, mostly.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
