@@ -7,13 +7,14 @@
 use crate::{
     config::{Config, RecordFormat},
     metrics::{Metrics, SinkMetrics},
-    sinks::{self, IpfixSettings, JsonSettings, LogSettings, Peer, Queue, Spec},
+    sinks::{self, IpfixSettings, JsonSettings, LogSettings, Peer, Queue, Rotation, Spec},
 };
 use anyhow::{Context, Result};
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -136,9 +137,28 @@ fn wanted(config: &Config, domain: u32) -> Vec<Spec> {
         });
     }
     if config.logger_enable {
-        wanted.push(Spec::Log(LogSettings { path: config.logger_path.clone(), extended: config.extended }));
+        wanted.push(Spec::Log(LogSettings {
+            path: config.logger_path.clone(),
+            extended: config.extended,
+            format: config.logger_format,
+            pretty: config.logger_pretty,
+            filters: config.logger_filters.clone(),
+            rotation: rotation(config),
+        }));
     }
     wanted
+}
+
+/// In each key 0 stands for no bound.
+fn rotation(config: &Config) -> Rotation {
+    let age = Duration::from_secs(u64::from(config.logger_max_age) * 86_400);
+    Rotation {
+        max_bytes: u64::from(config.logger_max_size) * 1_000_000,
+        after: Some(config.logger_rotate_after).filter(|after| !after.is_zero()),
+        backups: Some(config.logger_max_backups as usize).filter(|backups| *backups != 0),
+        max_age: Some(age).filter(|age| !age.is_zero()),
+        compress: config.logger_compress,
+    }
 }
 
 /// The hasher's keys come from the system's randomness.

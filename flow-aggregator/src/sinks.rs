@@ -12,7 +12,7 @@ mod queue;
 
 pub use ipfix::{IpfixSettings, IpfixSink};
 pub use json::{JsonSettings, JsonSink};
-pub use log::{LogSettings, LogSink};
+pub use log::{LogSettings, LogSink, Rotation};
 pub use peer::Peer;
 pub use queue::{Queue, Receiver};
 
@@ -279,12 +279,16 @@ async fn overdue(queue: &Receiver) {
 mod tests {
     use super::*;
     use crate::{aggregate::testing::batch_of, metrics::Metrics};
+    use flow_common::net::{Address, Protocol};
     use prometheus_client::registry::Registry;
     use std::sync::{Arc, Mutex};
 
     /// Serves a sink as [`run`] does, with settings that are the kind's that changes least.
     async fn run(sink: impl Sink, queue: Receiver, metrics: SinkMetrics) {
-        let (_kept, spec) = watch::channel(Spec::Log(LogSettings { path: "-".into(), extended: true }));
+        let (_kept, spec) = watch::channel(Spec::Json(JsonSettings {
+            peer: Peer { address: Address::parse("[::1]:1", Protocol::Tcp).unwrap(), trust: None, name: None },
+            extended: true,
+        }));
         let task = Task { name: "test", queue: &queue, metrics: &metrics };
         let mut changes = Changes::new(spec);
         task.ended(async { assert!(task.attempts(sink, &mut changes).await.is_break()) }).await;

@@ -8,3 +8,5 @@ mod live;
 mod pipeline;
 #[path = "aggregator/process.rs"]
 mod process;
+#[path = "aggregator/sinks.rs"]
+mod sinks;

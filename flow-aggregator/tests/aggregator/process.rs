@@ -40,7 +40,12 @@ impl Process {
         if !file.is_symlink() {
             fs::write(file, ports(settings)).unwrap();
         }
-        let mut child = command(&["run", "--config", file.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+        Process::spawn(command(&["run", "--config", file.to_str().unwrap()]), file)
+    }
+
+    /// Starts it with a file that is there, as this command does.
+    pub(crate) fn spawn(mut command: Command, file: &Path) -> Process {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (lines, written) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
         thread::spawn(move || {
