@@ -72,6 +72,7 @@ fn measure(load: &Load, rounds: u32) -> Figures {
         max_flows: 1_048_576,
         max_tombstones: 1_000_000,
         labels: false,
+        proxy: false,
     };
     let mut aggregate = Aggregate::new(&settings);
     let sides = [SessionId::next(), SessionId::next()];

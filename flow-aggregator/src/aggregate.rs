@@ -12,6 +12,7 @@ mod flows;
 mod item;
 mod key;
 mod nodes;
+mod proxy;
 mod rules;
 mod table;
 mod tails;
@@ -71,6 +72,16 @@ pub struct Settings {
     pub max_tombstones: usize,
     /// Whether records bear the Pods' labels, where an index knows them.
     pub labels: bool,
+    /// Whether records are handed on one by one, unjoined: nothing is kept then.
+    pub proxy: bool,
+}
+
+impl Settings {
+    /// Without the room for flows that are not kept.
+    fn kept(&self) -> Settings {
+        let max_flows = if self.proxy { 0 } else { self.max_flows };
+        Settings { max_flows, ..self.clone() }
+    }
 }
 
 /// Who sent a record.
@@ -97,6 +108,7 @@ pub struct Aggregate {
     counts: Counts,
     cut: Cut,
     batch: Batch,
+    proxy: bool,
     hasher: RandomState,
 }
 
@@ -119,8 +131,8 @@ impl Aggregate {
     pub fn new(settings: &Settings) -> Aggregate {
         let hasher = RandomState::new();
         Aggregate {
-            v4: Flows::new(settings),
-            v6: Flows::new(settings),
+            v4: Flows::new(&settings.kept()),
+            v6: Flows::new(&settings.kept()),
             cluster: Cluster::new(settings.labels),
             accounts: Accounts::default(),
             sessions: HashMap::new(),
@@ -130,6 +142,7 @@ impl Aggregate {
             counts: Counts::default(),
             cut: Cut::default(),
             batch: Batch::default(),
+            proxy: settings.proxy,
             hasher,
         }
     }
@@ -186,9 +199,18 @@ impl Aggregate {
     }
 
     /// Other timeouts and bounds from here on. Takes a moment for each flow, so it is for settings that rarely change.
+    /// Where flows are kept no more, or from here on, all that was kept is exported and forgotten; the batch before
+    /// must have been taken.
     pub fn configure(&mut self, settings: &Settings, now: u32) {
-        self.v4.configure(settings, now);
-        self.v6.configure(settings, now);
+        if settings.proxy == self.proxy {
+            self.v4.configure(settings, now);
+            self.v6.configure(settings, now);
+        } else {
+            self.finish(now);
+            self.v4 = Flows::new(&settings.kept());
+            self.v6 = Flows::new(&settings.kept());
+            self.proxy = settings.proxy;
+        }
         self.cluster.show_labels(settings.labels);
     }
 
@@ -282,6 +304,9 @@ impl Aggregate {
         for (domain, accounting) in decoded.accounting() {
             self.account(Source { addr: peer, domain: *domain }, accounting);
         }
+        if self.proxy {
+            return self.hand_on(peer, decoded, buffer);
+        }
         let mut group = Group { v4: Vec::with_capacity(decoded.records().len()), v6: Vec::new() };
         for record in decoded.records() {
             let told = Told { head: &record.head, extended: &record.extended, has_totals: record.has_totals };
@@ -290,6 +315,18 @@ impl Aggregate {
             self.gather(Source { addr: peer, domain: record.domain }, &told, names, &mut group);
         }
         self.apply(&mut group, now);
+    }
+
+    fn hand_on(&mut self, peer: IpAddr, decoded: &collector::Batch, buffer: &[u8]) {
+        let Aggregate { cluster, batch, cut, .. } = self;
+        let before = batch.len();
+        for record in decoded.records() {
+            let source = Source { addr: peer, domain: record.domain };
+            let names = [decoded.tail(record, buffer), decoded.http(record, buffer)];
+            proxy::hand_on(source, record, names, cluster, batch, cut);
+        }
+        self.counts.received += decoded.records().len() as u64;
+        self.counts.exported += (batch.len() - before) as u64;
     }
 
     fn account(&mut self, source: Source, accounting: &Accounting) {

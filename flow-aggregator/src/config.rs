@@ -224,6 +224,7 @@ impl Config {
             max_flows: self.max_flows as usize,
             max_tombstones: self.max_tombstones as usize,
             labels: self.pod_labels,
+            proxy: self.mode == Mode::Proxy,
         }
     }
 }

@@ -110,7 +110,10 @@ impl Join {
 
     fn obey(&mut self, order: Order) {
         if order.table != self.settings {
+            // What the change itself exports is of the mode before, and not in one batch with what follows.
+            self.hand_on();
             self.aggregate.configure(&order.table, self.now());
+            self.hand_on();
             self.settings = order.table;
         }
         self.outlets = order.outlets;

@@ -5,11 +5,12 @@
 //! wanted any more delivers what waits within a few seconds, the rest is counted as dropped.
 
 use crate::{
-    config::{Config, RecordFormat},
+    config::{Config, Mode, RecordFormat},
     metrics::{Metrics, SinkMetrics},
     sinks::{self, IpfixSettings, JsonSettings, LogSettings, Peer, Queue, Rotation, Spec},
 };
 use anyhow::{Context, Result};
+use flow_common::record::Content;
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
@@ -129,6 +130,7 @@ fn wanted(config: &Config, domain: u32) -> Vec<Spec> {
             RecordFormat::Ipfix => Spec::Ipfix(IpfixSettings {
                 peer,
                 domain: config.domain().unwrap_or(domain),
+                content: if config.mode == Mode::Proxy { Content::Proxied } else { Content::Joined },
                 extended,
                 max_message: Some(config.max_message as usize).filter(|max| *max != 0),
                 template_refresh: u32::try_from(config.template_refresh.as_secs()).unwrap_or(u32::MAX),

@@ -39,7 +39,7 @@ numbers! {
         restarted = "flows_restarted",
         /// Flows exported without the other half that they needed
         uncorrelated = "flows_uncorrelated",
-        /// Joined records exported
+        /// Records exported: joined, or handed on in mode Proxy
         exported = "records_exported",
         /// Flows that had to leave a full table early
         evicted = "flows_evicted",

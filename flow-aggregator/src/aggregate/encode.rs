@@ -1,4 +1,4 @@
-//! A joined flow as it stands on the wire.
+//! A flow as it stands on the wire, joined or as one exporter sent it.
 //!
 //! Takes a flow and its names; appends to a [`Batch`], which all sinks share. Extended elements are always there and
 //! stand last, so that a sink that leaves them out cuts them off.
@@ -9,12 +9,15 @@ use super::{
     key::Addr,
     tails::{Latest, Tails},
 };
-use flow_common::record::{AggregatedFlow, Cut, Extended, Family, Head, Labels, PerNode};
+use flow_common::record::{
+    AggregatedFlow, Content, Cut, Extended, Family, Head, Labels, Origin, PerNode, ProxiedFlow, tail,
+};
 use flow_common::time::Timestamp;
 
-/// Joined flows, encoded once for all sinks.
+/// Flows, encoded once for all sinks; all joined, or none.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
+    proxied: bool,
     bytes: Vec<u8>,
     records: Vec<(Family, u32)>,
 }
@@ -24,6 +27,7 @@ pub struct Batch {
 pub struct Joined<'a> {
     /// Family of its addresses.
     pub family: Family,
+    proxied: bool,
     bytes: &'a [u8],
 }
 
@@ -38,13 +42,18 @@ impl Batch {
         self.records.is_empty()
     }
 
+    /// What its records tell, and so the template they need.
+    pub fn content(&self) -> Content {
+        if self.proxied { Content::Proxied } else { Content::Joined }
+    }
+
     /// The flows in the order of their export.
     pub fn iter(&self) -> impl Iterator<Item = Joined<'_>> {
         let mut begin = 0;
         self.records.iter().map(move |&(family, end)| {
             let bytes = self.bytes.get(begin..end as usize).unwrap_or_default();
             begin = end as usize;
-            Joined { family, bytes }
+            Joined { family, proxied: self.proxied, bytes }
         })
     }
 
@@ -52,18 +61,58 @@ impl Batch {
         record(&mut self.bytes, flow, tails, cluster, cut);
         self.records.push((A::FAMILY, self.bytes.len() as u32));
     }
+
+    /// A record as it came, but for its names, with whom it came from. Not beside joined ones.
+    pub(super) fn push_proxied(
+        &mut self,
+        (head, extended): (&Head, &Extended),
+        (names, http): (&[u8], &str),
+        origin: &Origin,
+        labels: [&str; 2],
+        cut: &mut Cut,
+    ) {
+        self.proxied = true;
+        let family = head.family();
+        head.encode(family, &mut self.bytes);
+        tail::merge(family, [names, &[]], http, &mut self.bytes, cut);
+        origin.encode(family, &mut self.bytes);
+        Labels::encode_texts(labels, &mut self.bytes, cut);
+        extended.encode(family, &mut self.bytes);
+        self.records.push((family, self.bytes.len() as u32));
+    }
 }
 
 impl<'a> Joined<'a> {
-    /// The record as the joined template has it.
+    /// The record as the template of the batch's content has it.
     pub fn bytes(&self, extended: bool) -> &'a [u8] {
         let end = if extended { self.bytes.len() } else { self.bytes.len() - Extended::len(self.family) };
         &self.bytes[..end]
     }
 
-    /// The record with names to its values.
+    /// The record with names to its values. One that is not joined has nothing of the two Nodes' own numbers.
     pub fn decode(&self) -> Option<AggregatedFlow> {
+        if let Some(ProxiedFlow { head, tail, labels, extended, .. }) = self.proxied() {
+            return Some(AggregatedFlow { head, tail, per_node: PerNode::default(), labels, extended });
+        }
         AggregatedFlow::decode(self.family, true, self.bytes).map(|(flow, _)| flow)
+    }
+
+    /// Appends the record as a line of JSON; false if it cannot be read.
+    pub fn json(&self, extended: bool, at: Timestamp, out: &mut Vec<u8>) -> bool {
+        match (self.proxied(), self.proxied) {
+            (Some(flow), _) => flow.json(extended, at, out),
+            (None, true) => return false,
+            (None, false) => match AggregatedFlow::decode(self.family, true, self.bytes) {
+                Some((flow, _)) => flow.json(extended, at, out),
+                None => return false,
+            },
+        }
+        true
+    }
+
+    fn proxied(&self) -> Option<ProxiedFlow> {
+        let read = || ProxiedFlow::decode(self.family, true, self.bytes).map(|(flow, _)| flow);
+        self.proxied.then(read).flatten()
     }
 }
 

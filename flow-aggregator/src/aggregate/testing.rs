@@ -22,6 +22,7 @@ pub(crate) fn settings() -> Settings {
         max_flows: 100_000,
         max_tombstones: 100_000,
         labels: true,
+        proxy: false,
     }
 }
 

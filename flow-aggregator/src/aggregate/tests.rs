@@ -5,4 +5,5 @@ mod cluster;
 mod correlation;
 mod laws;
 mod life;
+mod proxy;
 mod totals;

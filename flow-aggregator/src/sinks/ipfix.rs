@@ -26,6 +26,8 @@ pub struct IpfixSettings {
     pub peer: Peer,
     /// Our observation domain.
     pub domain: u32,
+    /// What the flows that come are expected to tell; others make it begin a session of theirs.
+    pub content: Content,
     /// Whether records have the extended elements.
     pub extended: bool,
     /// Bytes of a message at most, where less than the transport carries.
@@ -38,6 +40,7 @@ pub struct IpfixSettings {
 #[derive(Debug)]
 pub struct IpfixSink {
     settings: IpfixSettings,
+    content: Content,
     open: Option<(Connection, Session)>,
     warned: bool,
 }
@@ -45,7 +48,7 @@ pub struct IpfixSink {
 impl IpfixSink {
     /// Nothing is open yet.
     pub fn new(settings: IpfixSettings) -> IpfixSink {
-        IpfixSink { settings, open: None, warned: false }
+        IpfixSink { content: settings.content, settings, open: None, warned: false }
     }
 }
 
@@ -56,7 +59,7 @@ impl Sink for IpfixSink {
         let datagrams = connection.protocol() == Protocol::Udp;
         let mut session = Session::new(Settings {
             domain: settings.domain,
-            content: Content::Joined,
+            content: self.content,
             extended: settings.extended,
             accounting: false,
             message_limit: settings.max_message.unwrap_or(usize::MAX).min(connection.message_limit()),
@@ -70,6 +73,14 @@ impl Sink for IpfixSink {
 
     async fn deliver(&mut self, batch: &Batch, from: usize) -> Delivery {
         let mut delivery = Delivery { through: from, refused: 0, error: None };
+        if batch.content() != self.content {
+            // After a change of the mode the old mode's flows may still come.
+            self.content = batch.content();
+            self.close().await;
+            if let Err(error) = self.open().await {
+                return Delivery { error: Some(error), ..delivery };
+            }
+        }
         let Some((connection, session)) = &mut self.open else {
             return Delivery { error: Some(SinkError::Closed), ..delivery };
         };

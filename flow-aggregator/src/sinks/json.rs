@@ -57,10 +57,7 @@ impl Sink for JsonSink {
         let mut refused = 0;
         let count = batch.len();
         for (number, joined) in batch.iter().enumerate().skip(from) {
-            match joined.decode() {
-                Some(flow) => flow.json(self.settings.extended, at, &mut self.lines),
-                None => refused += 1,
-            }
+            refused += u64::from(!joined.json(self.settings.extended, at, &mut self.lines));
             if self.lines.len() <= limit && number + 1 < count {
                 continue;
             }

@@ -75,16 +75,21 @@ impl LogSink {
         let LogSettings { extended, format, pretty, filters, .. } = &self.settings;
         let (mut lines, mut refused, at) = (Lines::default(), 0, timestamp());
         for (number, joined) in batch.iter().enumerate().skip(from) {
-            let Some(flow) = joined.decode() else {
+            if *format == LogFormat::Csv || !filters.is_empty() {
+                let Some(flow) = joined.decode() else {
+                    refused += 1;
+                    continue;
+                };
+                if !filters.accept(flow.tail.ingress_action, flow.tail.egress_action) {
+                    continue;
+                }
+                if *format == LogFormat::Csv {
+                    line::csv(&flow, *pretty, &mut lines.text);
+                }
+            }
+            if *format == LogFormat::Json && !joined.json(*extended, at, &mut lines.text) {
                 refused += 1;
                 continue;
-            };
-            if !filters.accept(flow.tail.ingress_action, flow.tail.egress_action) {
-                continue;
-            }
-            match format {
-                LogFormat::Json => flow.json(*extended, at, &mut lines.text),
-                LogFormat::Csv => line::csv(&flow, *pretty, &mut lines.text),
             }
             lines.ends.push((lines.text.len(), number + 1));
         }

@@ -137,3 +137,44 @@ async fn timeouts_and_bounds_hold_for_flows_that_are_there_already() {
     aggregator.until("flows", 0);
     assert!(aggregator.stop().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mode_changes_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("flows");
+    let file = dir.path().join("flow-aggregator.conf");
+    let (ipfix, addr) = json_collector().await;
+    let further = format!("flowCollector: {{enable: true, address: \"{addr}\"}}\n{}", logger(&log));
+    let aggregator = Process::start(&file, &format!("mode: Proxy\n{further}"));
+    let mut agent = Agent::connect(aggregator.addr, 0xa, Protocol::Tcp, None).await;
+    let [half, _] = super::ends::halves(1, 10);
+    agent.send(std::slice::from_ref(&half)).await;
+    aggregator.until("sink_delivered_total{sink=\"log\"}", 1);
+    let mut first = ipfix.accept().await.unwrap().complete().await.unwrap();
+    assert_eq!(templates(&mut first, 57).await, 57, "41 of the agent, 4 of its origin, 2 labels, 10 extended");
+
+    aggregator.configure(&format!("mode: Aggregate\ncorrelationTimeout: 1s\n{further}"));
+    aggregator.until("config_reloads_total", 1);
+    let mut second = ipfix.accept().await.unwrap().complete().await.unwrap();
+    assert_eq!(templates(&mut second, 77).await, 77);
+    agent.send(&[half]).await;
+    aggregator.until("flows_uncorrelated_total", 1);
+    aggregator.until("sink_delivered_total{sink=\"log\"}", 2);
+    assert!(aggregator.stop().success());
+    let lines = parse(&fs::read_to_string(log).unwrap());
+    assert_eq!(lines[0]["ipfix"]["originalObservationDomainId"], 0xa);
+    assert_eq!(lines[0]["ipfix"]["originalExporterIPv4Address"], "127.0.0.1");
+    assert_eq!(lines[0]["ipfix"]["flowDirection"], 1);
+    assert_eq!(lines[1]["ipfix"].get("flowDirection"), None);
+    assert_eq!(lines[1]["ipfix"]["packetTotalCountFromSourceNode"], 10);
+}
+
+/// How many elements the first template of a session has; it is long enough for so many.
+async fn templates(incoming: &mut flow_common::net::Incoming, elements: usize) -> u16 {
+    let mut bytes = bytes::BytesMut::new();
+    while bytes.len() < 24 + elements * 4 {
+        bytes.reserve(4_096);
+        assert_ne!(incoming.fill(&mut bytes).await.unwrap(), 0);
+    }
+    u16::from_be_bytes([bytes[22], bytes[23]])
+}
