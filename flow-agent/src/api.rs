@@ -19,10 +19,9 @@ use tokio::task::JoinSet;
 
 mod protocol;
 mod ranking;
-mod row;
 
+pub use flow_common::row::{End, Row, protocol_name};
 pub use protocol::{DeniedFlow, DropsReply, Form, Ranked, Reply, Request, Top};
-pub use row::{End, Row, protocol_name};
 
 use crate::doctor::Facts;
 use crate::enrich::Record;

@@ -13,10 +13,10 @@ mod client;
 pub mod doctor;
 pub mod drops;
 pub mod flows;
-mod sugar;
-pub mod text;
 mod top;
 pub mod verify;
+
+use flow_common::cli::{filters as sugar, text};
 
 use crate::config::{self, Config};
 

@@ -5,7 +5,7 @@
 
 mod admin;
 
-pub use admin::{Admin, AdminError, Condition, Readiness};
+pub use admin::{Admin, AdminError, Condition, Readiness, figures, health};
 
 use std::{
     io,

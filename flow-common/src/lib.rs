@@ -5,6 +5,8 @@ pub mod abi;
 #[cfg(not(target_arch = "bpf"))]
 pub mod cidr;
 #[cfg(not(target_arch = "bpf"))]
+pub mod cli;
+#[cfg(not(target_arch = "bpf"))]
 pub mod config;
 #[cfg(not(target_arch = "bpf"))]
 pub mod daemon;
@@ -20,6 +22,8 @@ pub mod k8s;
 pub mod net;
 #[cfg(not(target_arch = "bpf"))]
 pub mod record;
+#[cfg(not(target_arch = "bpf"))]
+pub mod row;
 #[cfg(not(target_arch = "bpf"))]
 pub mod time;
 #[cfg(not(target_arch = "bpf"))]

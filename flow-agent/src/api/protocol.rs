@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::row::Row;
 use crate::doctor::{Drops, Facts};
 use crate::verify::Report;
+use flow_common::row::Row;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::protocol::{Ranked, Top};
-use super::row::Row;
 use crate::enrich::Record;
+use flow_common::row::Row;
 
 /// Flows that are ranked; of more only the first are, and all count in the sums.
 const BOUND: usize = 65_536;

@@ -39,7 +39,7 @@ pub struct Admin {
     state: Served,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Served {
     registry: Arc<Registry>,
     readiness: Readiness,
@@ -134,20 +134,32 @@ impl Admin {
 
     /// Serves until the end is requested.
     pub async fn run(self, mut shutdown: Shutdown) -> io::Result<()> {
-        let router = Router::new()
-            .route("/metrics", get(metrics))
-            .route("/livez", get(|| async { "ok" }))
-            .route("/healthz", get(|| async { "ok" }))
-            .route("/readyz", get(readyz))
-            .route("/version", get(|State(served): State<Served>| async move { format!("{}\n", served.version) }))
-            .with_state(self.state);
+        let Served { registry, readiness, version } = self.state;
+        let router = health(readiness).merge(figures(registry, version));
         axum::serve(self.listener, router).with_graceful_shutdown(async move { shutdown.requested().await }).await
     }
 }
 
-async fn metrics(State(served): State<Served>) -> impl IntoResponse {
+/// `/livez`, `/healthz` and `/readyz`.
+pub fn health(readiness: Readiness) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok" }))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(readyz))
+        .with_state(readiness)
+}
+
+/// `/metrics` and `/version`.
+pub fn figures(registry: Arc<Registry>, version: &'static str) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/version", get(move || async move { format!("{version}\n") }))
+        .with_state(registry)
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &served.registry) {
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
         Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, OPENMETRICS)], text),
         Err(error) => {
             let text = format!("the metrics cannot be written: {error}\n");
@@ -156,9 +168,9 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
     }
 }
 
-async fn readyz(State(served): State<Served>) -> impl IntoResponse {
-    let status = if served.readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, served.readiness.report())
+async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
+    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, readiness.report())
 }
 
 #[cfg(test)]

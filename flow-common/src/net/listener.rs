@@ -17,6 +17,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A peer that vanished without a word is noticed after this and the kernel's probes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// What is sent to a peer and not taken for so long ends the connection.
+const UNTAKEN: Duration = Duration::from_secs(30);
 /// Asked of the kernel for datagrams, so that a burst outlives a busy moment.
 const RECEIVE_BUFFER: usize = 8 << 20;
 const DATAGRAM: usize = 65_535;
@@ -141,6 +143,8 @@ impl Handshake {
     pub async fn complete(self) -> io::Result<Incoming> {
         rustix::net::sockopt::set_socket_keepalive(&self.stream, true)?;
         rustix::net::sockopt::set_tcp_keepidle(&self.stream, KEEPALIVE)?;
+        // A peer that takes no answers cannot keep them, and its place, for ever.
+        rustix::net::sockopt::set_tcp_user_timeout(&self.stream, UNTAKEN.as_millis().try_into().unwrap_or(u32::MAX))?;
         let stream = match self.tls {
             None => Stream::Tcp(self.stream),
             Some(tls) => Stream::Tls(Box::new(timeout(HANDSHAKE, tls.accept(self.stream)).await??)),

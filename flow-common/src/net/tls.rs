@@ -157,6 +157,19 @@ impl TlsServer {
             .map_err(|source| TlsError::Pair { cert: cert.to_owned(), key: key_file.to_owned(), source })?;
         Ok(TlsServer(Arc::new(config)))
     }
+
+    /// The same with a certificate and a key that are PEM texts and in no file.
+    pub fn open_made(cert: &str, key: &str, least: TlsVersion, suites: &TlsSuites) -> Result<TlsServer, TlsError> {
+        let made = |error: pem::Error| TlsError::Setup(rustls::Error::General(error.to_string()));
+        let certificates: Vec<_> =
+            CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>().map_err(made)?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(made)?;
+        let config = ServerConfig::builder_with_provider(suites.provider())
+            .with_protocol_versions(&least.accepted())
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
+            .map_err(TlsError::Setup)?;
+        Ok(TlsServer(Arc::new(config)))
+    }
 }
 
 /// Where distributions keep the CAs that a machine trusts.

@@ -1,12 +1,12 @@
 //! Filter flags as sugar: `--ns prod --verdict denied` and a free expression become one expression of the filter language.
 
+use crate::filter::is_keyword;
 use clap::Args;
-use flow_common::filter::is_keyword;
 
 /// The flags; each may be given more than once.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Filters (joined by and)")]
-pub(super) struct Filters {
+pub struct Filters {
     /// Originator: an address, a network, a Pod or namespace/Pod.
     #[arg(long, value_name = "END")]
     src: Vec<String>,
@@ -50,7 +50,7 @@ pub(super) struct Filters {
 
 impl Filters {
     /// The one expression; empty where nothing was given.
-    pub(super) fn expression(&self) -> String {
+    pub fn expression(&self) -> String {
         let free = self.expression.join(" ");
         let mut terms: Vec<String> = self
             .flags()

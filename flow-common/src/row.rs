@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flow_common::record::FlowRecord;
+use crate::record::{Extended, FlowRecord, Head, Tail};
 use serde::{Deserialize, Serialize};
 
 /// A flow.
@@ -59,7 +59,11 @@ const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 impl Row {
     /// The record as a row.
     pub fn of(record: &FlowRecord) -> Self {
-        let FlowRecord { head, tail, extended } = record;
+        Self::from_parts(&record.head, &record.tail, &record.extended)
+    }
+
+    /// What any record has, as a row.
+    pub fn from_parts(head: &Head, tail: &Tail, extended: &Extended) -> Self {
         let ported = WITH_PORTS.contains(&head.protocol);
         let end = |addr, port: u16, namespace: &String, pod: &String, node: &String| End {
             addr: Some(addr),
