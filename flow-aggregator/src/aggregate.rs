@@ -12,6 +12,7 @@ mod flows;
 mod item;
 mod key;
 mod nodes;
+mod page;
 mod proxy;
 mod rules;
 mod table;
@@ -25,6 +26,7 @@ mod tombstones;
 pub use accounts::Amount;
 pub use counts::{Counts, Fill, Received};
 pub use encode::{Batch, Joined};
+pub use page::{Cursor, Page};
 
 use crate::collector::SessionId;
 use accounts::Accounts;
@@ -52,6 +54,8 @@ use std::{
 
 /// Records that are applied together.
 const GROUP: usize = 128;
+/// Flows that one page looks at: a few milliseconds' work.
+const LOOKED_AT: u32 = 1_024;
 /// Marks exporters that are known by their domain alone.
 const AGENT: u64 = 1 << 63;
 
@@ -234,25 +238,39 @@ impl Aggregate {
         self.batch.len()
     }
 
-    /// The flows that the filter accepts as they would be exported now, at most `max`.
-    pub fn snapshot(&self, filter: &Filter, max: usize) -> Vec<AggregatedFlow> {
-        let mut shown = Vec::new();
-        self.show(&self.v4, filter, max, &mut shown);
-        self.show(&self.v6, filter, max, &mut shown);
-        shown
+    /// From `from` on, the flows that the filter accepts as they would be exported now; at most `max`, and only some of
+    /// the table is looked at. A flow that lives meanwhile is in one page exactly.
+    pub fn page(&self, filter: &Filter, from: Cursor, max: usize) -> Page {
+        let mut page = Page { flows: Vec::new(), next: None };
+        page.next = match from.family {
+            Family::V4 => self.show(&self.v4, filter, from, max, &mut page.flows).or(Some(Cursor::of(Family::V6, 0))),
+            Family::V6 => self.show(&self.v6, filter, from, max, &mut page.flows),
+        };
+        page
     }
 
-    fn show<A: Addr>(&self, flows: &Flows<A>, filter: &Filter, max: usize, shown: &mut Vec<AggregatedFlow>) {
+    /// Gives where to go on.
+    fn show<A: Addr>(
+        &self,
+        flows: &Flows<A>,
+        filter: &Filter,
+        from: Cursor,
+        max: usize,
+        shown: &mut Vec<AggregatedFlow>,
+    ) -> Option<Cursor> {
+        let end = from.slot.saturating_add(LOOKED_AT).min(flows.slots());
         let mut cut = Cut::default();
-        for flow in flows.iter() {
+        for slot in from.slot..end {
             if shown.len() >= max {
-                return;
+                return Some(Cursor::of(A::FAMILY, slot));
             }
+            let Some(flow) = flows.at(slot) else { continue };
             let mut one = Batch::default();
             one.push(flow, &flows.tails, &self.cluster, &mut cut);
             let decoded = one.iter().filter_map(|joined| joined.decode());
             shown.extend(decoded.filter(|flow| filter.matches(&FlowView::from(flow))));
         }
+        (end < flows.slots()).then_some(Cursor::of(A::FAMILY, end))
     }
 
     /// What was received since the start, of all sessions.
@@ -267,6 +285,11 @@ impl Aggregate {
     /// The cluster's sums of packets by heading, as agents account for them.
     pub fn accounted(&self) -> BTreeMap<&str, Amount> {
         self.accounts.interface_sums()
+    }
+
+    /// The same by the observation domain of each agent.
+    pub fn accounted_by_agent(&self) -> BTreeMap<u32, BTreeMap<&str, Amount>> {
+        self.accounts.agent_sums()
     }
 
     /// Flow records that agents sent, and those they could not send.

@@ -3,6 +3,10 @@
 //! Takes names and a validity; writes PEM files. What is there already is kept, so that the command may be run again;
 //! `--force` replaces everything. It renews nothing by itself and serves nothing.
 
+mod own;
+
+pub use own::{Own, own};
+
 use anyhow::{Context, Result, bail};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -17,7 +21,8 @@ use std::{
 };
 
 /// Names that a server certificate is for unless it is told others.
-const NAMES: [&str; 5] = ["flow-aggregator.flow-aggregator.svc", "flow-aggregator", "localhost", "127.0.0.1", "::1"];
+pub(crate) const NAMES: [&str; 5] =
+    ["flow-aggregator.flow-aggregator.svc", "flow-aggregator", "localhost", "127.0.0.1", "::1"];
 const DAY: Duration = Duration::from_secs(86_400);
 /// Clocks of agents may be behind.
 const BACKDATED: Duration = Duration::from_secs(3_600);

@@ -1,22 +1,22 @@
 //! The task that owns the table of connections.
 //!
-//! Takes the collector's messages, new settings and, where a folder of objects is configured, its changes; gives batches
-//! of joined flows to every sink's queue. It reads the clock for the table, once a turn, and never waits for a sink.
+//! Takes the collector's messages, new settings, the API's questions and, where a folder of objects is configured, its
+//! changes; gives batches of joined flows to every sink's queue. A question takes a few milliseconds at most. It reads the clock for the table, once a turn, and never waits for a sink.
 
 use crate::{
-    aggregate::{Aggregate, Batch, Settings},
+    aggregate::{Aggregate, Amount, Batch, Cursor, Page, Settings},
     collector::{Input, SessionId},
     metrics::TableMetrics,
     outlets::Outlet,
 };
-use flow_common::{ipfix::message::MessageError, k8s::Look, time::Timestamp};
+use flow_common::{filter::Filter, ipfix::message::MessageError, k8s::Look, time::Timestamp};
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{broadcast, mpsc, oneshot},
     time::{MissedTickBehavior, interval},
 };
 
@@ -26,6 +26,68 @@ const TICK: Duration = Duration::from_millis(250);
 const DUE: usize = 2_048;
 /// Joined flows that are handed on together at least, while there is more to read.
 const HAND_ON: usize = 128;
+
+/// Batches that wait for whoever follows the records; one that is slower misses some.
+const FOLLOWED: usize = 16;
+
+/// What the table's task receives.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The collector's messages; when they end, so does the task.
+    pub messages: mpsc::Receiver<Input>,
+    /// New settings.
+    pub orders: mpsc::Receiver<Order>,
+    /// What the API wants to know.
+    pub questions: mpsc::Receiver<Question>,
+}
+
+/// What the table's task is asked. Who does not wait for the answer any more gets none.
+#[derive(Debug)]
+pub enum Question {
+    /// Some flows, from a place on.
+    Page {
+        /// Which.
+        filter: Arc<Filter>,
+        /// Where to begin.
+        from: Cursor,
+        /// How many at most.
+        max: usize,
+        /// To whom.
+        answer: oneshot::Sender<Page>,
+    },
+    /// Every batch from now on.
+    Follow(oneshot::Sender<broadcast::Receiver<Arc<Batch>>>),
+    /// Numbers of records, flows and sinks.
+    Figures(oneshot::Sender<Figures>),
+    /// What agents account for.
+    Accounting(oneshot::Sender<Accounting>),
+}
+
+/// Numbers since the start, and of now.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Flow records received.
+    pub received: u64,
+    /// Records exported.
+    pub exported: u64,
+    /// Flows in the table.
+    pub flows: usize,
+    /// The sinks that run.
+    pub outlets: Vec<Arc<Outlet>>,
+}
+
+/// What agents account for: packets and bytes by heading.
+#[derive(Clone, Debug, Default)]
+pub struct Accounting {
+    /// Of the cluster.
+    pub cluster: BTreeMap<String, Amount>,
+    /// Of each agent, by its observation domain.
+    pub agents: BTreeMap<u32, BTreeMap<String, Amount>>,
+    /// Flow records that agents say they sent.
+    pub sent: u64,
+    /// Flow records that agents say they could not send.
+    pub not_sent: u64,
+}
 
 /// What the table's task goes by.
 #[derive(Debug)]
@@ -49,6 +111,7 @@ pub struct Join {
     outlets: Vec<Arc<Outlet>>,
     metrics: TableMetrics,
     objects: Option<mpsc::Receiver<Look>>,
+    followers: broadcast::Sender<Arc<Batch>>,
     closers: HashMap<SessionId, oneshot::Sender<MessageError>>,
     begin: Instant,
     due: bool,
@@ -63,6 +126,7 @@ impl Join {
             outlets: Vec::new(),
             metrics,
             objects: None,
+            followers: broadcast::Sender::new(FOLLOWED),
             closers: HashMap::new(),
             begin: Instant::now(),
             due: false,
@@ -72,7 +136,8 @@ impl Join {
     }
 
     /// Joins until the input closes; then everything that has news is handed on.
-    pub async fn run(mut self, mut input: mpsc::Receiver<Input>, mut orders: mpsc::Receiver<Order>) {
+    pub async fn run(mut self, inputs: Inputs) {
+        let Inputs { messages: mut input, mut orders, mut questions } = inputs;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -82,6 +147,7 @@ impl Join {
                     None => self.objects = None,
                 },
                 Some(order) = orders.recv() => self.obey(order),
+                Some(question) = questions.recv() => self.answer(question),
                 next = input.recv() => match next {
                     Some(next) => self.take(next),
                     None => break,
@@ -147,6 +213,30 @@ impl Join {
         }
     }
 
+    /// Nobody may wait for the answer any more.
+    fn answer(&self, question: Question) {
+        match question {
+            Question::Page { filter, from, max, answer } => drop(answer.send(self.aggregate.page(&filter, from, max))),
+            Question::Follow(answer) => drop(answer.send(self.followers.subscribe())),
+            Question::Figures(answer) => {
+                let counts = self.aggregate.counts();
+                drop(answer.send(Figures {
+                    received: counts.received,
+                    exported: counts.exported,
+                    flows: self.aggregate.fill().flows,
+                    outlets: self.outlets.clone(),
+                }));
+            }
+            Question::Accounting(answer) => {
+                let (sent, not_sent) = self.aggregate.agents_exported();
+                let cluster = owned(self.aggregate.accounted());
+                let agents = self.aggregate.accounted_by_agent();
+                let agents = agents.into_iter().map(|(domain, sums)| (domain, owned(sums))).collect();
+                drop(answer.send(Accounting { cluster, agents, sent, not_sent }));
+            }
+        }
+    }
+
     fn look(&mut self, look: Look) {
         for error in &look.errors {
             tracing::warn!("an object is refused, and what was known before stays: {error}");
@@ -166,6 +256,10 @@ impl Join {
         for outlet in &self.outlets {
             outlet.metrics.dropped.inc_by(outlet.queue.put(batch.clone()));
         }
+        if self.followers.receiver_count() > 0 {
+            // They may all have gone meanwhile.
+            let _ = self.followers.send(batch);
+        }
     }
 
     fn show(&self) {
@@ -184,4 +278,8 @@ impl Join {
 /// The folder's next look; `None` if there is no folder, or nobody looks any more. Cancel-safe.
 async fn next(objects: &mut Option<mpsc::Receiver<Look>>) -> Option<Look> {
     objects.as_mut()?.recv().await
+}
+
+fn owned(sums: BTreeMap<&str, Amount>) -> BTreeMap<String, Amount> {
+    sums.into_iter().map(|(heading, amount)| (heading.to_owned(), amount)).collect()
 }

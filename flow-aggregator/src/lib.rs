@@ -1,7 +1,9 @@
 //! The aggregator: collects the agents' records, joins both halves of a connection, delivers the result.
 
 pub mod aggregate;
+pub mod api;
 pub mod certs;
+pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod correlate;

@@ -3,6 +3,10 @@
 //! Takes a registry; gives the handles that each stage is passed. The table of connections counts in plain numbers,
 //! which are copied here from time to time.
 
+mod document;
+
+pub use document::documentation;
+
 use crate::aggregate::{Aggregate, Counts, Fill, Received};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -19,6 +23,8 @@ pub struct Metrics {
     pub table: TableMetrics,
     /// Of the configuration.
     pub reloads: ReloadMetrics,
+    /// Of the API.
+    pub api: ApiMetrics,
     sinks: SinkFamilies,
 }
 
@@ -61,6 +67,17 @@ pub struct ReloadMetrics {
     pub refused: Counter,
     /// 1 while the file that stands there is refused.
     pub stale: Gauge,
+}
+
+/// The API's connections.
+#[derive(Clone, Debug, Default)]
+pub struct ApiMetrics {
+    /// Open now.
+    pub connections: Gauge,
+    /// Turned away because there were too many, in all or of one address.
+    pub refused: Counter,
+    /// Requests without the token.
+    pub unauthorized: Counter,
 }
 
 /// One sink.
@@ -115,6 +132,7 @@ impl Metrics {
             collector: CollectorMetrics::new(registry),
             table: TableMetrics::new(registry),
             reloads: ReloadMetrics::new(registry),
+            api: ApiMetrics::new(registry),
             sinks: SinkFamilies::new(registry),
         }
     }
@@ -147,6 +165,20 @@ impl ReloadMetrics {
             "1 while the configuration file differs from what is in force because it is refused",
             metrics.stale.clone(),
         );
+        metrics
+    }
+}
+
+impl ApiMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let metrics = ApiMetrics::default();
+        registry.register("api_connections", "Connections of the API's clients", metrics.connections.clone());
+        registry.register(
+            "api_connections_refused",
+            "Connections turned away because there were too many, in all or of one address",
+            metrics.refused.clone(),
+        );
+        registry.register("api_unauthorized", "Requests without the API's token", metrics.unauthorized.clone());
         metrics
     }
 }

@@ -25,6 +25,8 @@ use tokio::{
 /// A sink's queue and what is counted of it. When the last holder drops it, the sink ends.
 #[derive(Debug)]
 pub struct Outlet {
+    /// What the sink is called.
+    pub name: &'static str,
     /// Its queue.
     pub queue: Queue,
     /// Its numbers.
@@ -106,7 +108,7 @@ impl Outlets {
         let (spec, settings) = watch::channel(spec);
         let (over, ended) = oneshot::channel();
         let earlier = self.ending.remove(name);
-        let outlet = Arc::new(Outlet { queue, metrics: metrics.clone() });
+        let outlet = Arc::new(Outlet { name, queue, metrics: metrics.clone() });
         self.tasks.spawn(async move {
             if let Some(earlier) = earlier {
                 // Gone without a word is over as well.

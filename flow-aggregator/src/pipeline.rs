@@ -5,9 +5,10 @@
 //! input closes, each handing on what it has.
 
 use crate::{
+    api::{Api, Desk},
     collector::Collector,
     config::Config,
-    join::{Join, Objects, Order},
+    join::{Inputs, Join, Objects, Order, Question},
     metrics::Metrics,
     outlets::Outlets,
     reload::Reload,
@@ -32,6 +33,8 @@ const BUFFERS: usize = 64;
 const LOOKS: usize = 4;
 /// Orders to the table that wait: a change of the configuration is rare.
 const ORDERS: usize = 1;
+/// Questions to the table that wait; beyond them whoever asks does.
+const QUESTIONS: usize = 4;
 /// What `/version` answers.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -44,35 +47,42 @@ pub struct Pipeline {
     level: LogLevel,
     listener: Listener,
     admin: Option<Admin>,
+    api: Option<Api>,
+    questions: mpsc::Receiver<Question>,
     readiness: Readiness,
     metrics: Metrics,
 }
 
 impl Pipeline {
     /// Binds every port and reads every certificate, so that what is wrong is said at the start.
-    pub async fn bind(config: Config) -> Result<Pipeline> {
+    /// `level` is what changes of the configuration and the API set.
+    pub async fn bind(config: Config, level: LogLevel) -> Result<Pipeline> {
         let tls = config.tls_files().map(|files| TlsServer::load(&files)).transpose()?;
         let listener = Listener::bind(config.listen, config.transport.0, tls.as_ref()).await?;
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let readiness = Readiness::new();
+        let registry = Arc::new(registry);
         let admin = match config.admin {
-            Some(addr) => Some(Admin::bind(addr, Arc::new(registry), readiness.clone(), VERSION).await?),
+            Some(addr) => Some(Admin::bind(addr, registry.clone(), readiness.clone(), VERSION).await?),
             None => None,
         };
-        let level = LogLevel::unused(&config.log_level);
-        Ok(Pipeline { config, file: None, level, listener, admin, readiness, metrics })
+        let (asking, questions) = mpsc::channel(QUESTIONS);
+        let desk = Desk {
+            questions: asking,
+            metrics: metrics.clone(),
+            registry,
+            readiness: readiness.clone(),
+            level: level.clone(),
+            version: VERSION,
+        };
+        let api = Api::bind(&config, desk).await?;
+        Ok(Pipeline { config, file: None, level, listener, admin, api, questions, readiness, metrics })
     }
 
     /// Follows the file that the configuration came from.
     pub fn follow(mut self, file: PathBuf) -> Pipeline {
         self.file = Some(file);
-        self
-    }
-
-    /// Changes this log level where the configuration does.
-    pub fn log(mut self, level: LogLevel) -> Pipeline {
-        self.level = level;
         self
     }
 
@@ -88,18 +98,23 @@ impl Pipeline {
 
     /// Runs every stage until the end is requested and everything is delivered or given up.
     pub async fn run(self, shutdown: Shutdown) -> Result<()> {
-        let Pipeline { config, file, level, listener, admin, readiness, metrics } = self;
+        let Pipeline { config, file, level, listener, admin, api, questions, readiness, metrics } = self;
         tracing::info!("receiving by {} on {}", config.transport.0, listener.local()?);
         if let Some(addr) = admin.as_ref().and_then(|admin| admin.local().ok()) {
             tracing::info!("metrics and health on {addr}");
+        }
+        if let Some(api) = &api {
+            tracing::info!("the API is on https://{}", api.local());
         }
         let mut outlets = Outlets::new(metrics.clone());
         let first = order(&config, None, &mut outlets);
         let (max_sessions, bound) = watch::channel(config.max_sessions as usize);
         let (orders, to_table) = mpsc::channel(ORDERS);
-        let (output, input) = mpsc::channel(BUFFERS);
-        let joining = tokio::spawn(Join::new(first, metrics.table.clone()).run(input, to_table));
+        let (output, messages) = mpsc::channel(BUFFERS);
+        let inputs = Inputs { messages, orders: to_table, questions };
+        let joining = tokio::spawn(Join::new(first, metrics.table.clone()).run(inputs));
         let (served, serving) = Shutdown::new();
+        let api = api.map(|api| tokio::spawn(api.run(serving.clone())));
         let admin = admin.map(|admin| tokio::spawn(admin.run(serving)));
         let collecting = readiness.condition("collector");
         collecting.holds();
@@ -117,6 +132,9 @@ impl Pipeline {
         joining.await.context("the table's task failed")?;
         outlets.finish().await?;
         served.request();
+        if let Some(api) = api {
+            api.await.context("the API's task failed")?;
+        }
         if let Some(admin) = admin {
             admin.await.context("the admin port's task failed")?.context("the admin port failed")?;
         }

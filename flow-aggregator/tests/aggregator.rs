@@ -1,5 +1,7 @@
 //! The aggregator as it runs: agents over real sockets in, joined flows over real sockets and into files out.
 
+#[path = "aggregator/api.rs"]
+mod api;
 #[path = "aggregator/ends.rs"]
 mod ends;
 #[path = "aggregator/live.rs"]

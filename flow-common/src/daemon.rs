@@ -31,6 +31,12 @@ pub enum LogError {
         /// What is wrong with it.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// The level has no such name.
+    #[error("\"{level}\" is no log level: write error, warn, info, debug or trace")]
+    Unknown {
+        /// As written.
+        level: String,
+    },
     /// Logging was set up before.
     #[error("logging is set up already")]
     Twice(#[source] tracing_subscriber::util::TryInitError),
@@ -52,7 +58,17 @@ pub fn log(level: &str) -> Result<LogLevel, LogError> {
     Ok(LogLevel(Arc::new(Level { shown: Mutex::new(level), reload: Box::new(reload) })))
 }
 
+/// Whether [`log`] and [`LogLevel::set`] take it.
+pub fn check_level(level: &str) -> Result<(), LogError> {
+    level_filter(level).map(drop)
+}
+
+/// A word alone would be taken for a module's name, so only levels may stand alone.
 fn level_filter(level: &str) -> Result<EnvFilter, LogError> {
+    let known = |part: &str| part.contains('=') || part.parse::<tracing::Level>().is_ok() || part == "off";
+    if !level.split(',').all(|part| known(part.trim())) {
+        return Err(LogError::Unknown { level: level.to_owned() });
+    }
     EnvFilter::try_new(level).map_err(|source| LogError::Level { level: level.to_owned(), source })
 }
 

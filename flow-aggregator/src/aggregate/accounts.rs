@@ -55,6 +55,17 @@ impl Accounts {
         sums
     }
 
+    /// The same by the observation domain of each agent.
+    pub(super) fn agent_sums(&self) -> BTreeMap<u32, BTreeMap<&str, Amount>> {
+        let mut agents: BTreeMap<u32, BTreeMap<&str, Amount>> = BTreeMap::new();
+        for ((domain, _, reason), amount) in &self.interfaces {
+            let sum = agents.entry(*domain).or_default().entry(self.reasons[*reason].as_str()).or_default();
+            sum.packets = sum.packets.saturating_add(amount.packets);
+            sum.octets = sum.octets.saturating_add(amount.octets);
+        }
+        agents
+    }
+
     /// Flow records that agents sent, and those they could not send.
     pub(super) fn export_sums(&self) -> (u64, u64) {
         let sent = self.metering.values().fold(0, |sum: u64, agent| sum.saturating_add(agent.records));

@@ -71,8 +71,13 @@ impl<A: Addr> Flows<A> {
         Item { key, client, hash: self.hasher.hash_one(key) as u32, exporter, numbers: Numbers::of(told), names }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Flow<A>> {
-        self.slab.iter()
+    /// All numbers that [`at`](Self::at) may know are below it.
+    pub(super) fn slots(&self) -> u32 {
+        self.slab.slots()
+    }
+
+    pub(super) fn at(&self, slot: u32) -> Option<&Flow<A>> {
+        self.slab.at(slot)
     }
 
     /// Applies records: find all, touch all, change all. Each loop's memory accesses do not depend on one another, so

@@ -66,10 +66,6 @@ impl<T> Slab<T> {
         self.free.push(slot);
         Some(value)
     }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.chunks.iter().flatten().filter_map(Option::as_ref)
-    }
 }
 
 /// Numbers found by a 32-bit hash and the caller's comparison.

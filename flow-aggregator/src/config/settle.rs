@@ -3,6 +3,7 @@
 use super::{Collector, Config, LogFormat};
 use flow_common::{
     config::{Document, Unfit},
+    daemon::check_level,
     net::Protocol,
 };
 use std::{ops::RangeInclusive, path::Path, time::Duration};
@@ -25,6 +26,9 @@ pub(super) fn settle(config: &mut Config, document: &mut Document) {
         if number == 0 {
             document.refuse(path, Unfit::new("must be at least 1"));
         }
+    }
+    if let Err(error) = check_level(&config.log_level) {
+        document.refuse("logLevel", Unfit::new(error));
     }
     collector(config, document);
     logger(config, document);

@@ -2,7 +2,7 @@
 
 use flow_aggregator::certs;
 use flow_common::{
-    ipfix::exporter,
+    ipfix::{accounting::Accounting, exporter},
     net::{
         Address, Connection, DatagramListener, Incoming, Listener, Protocol, StreamListener, TlsClient, TlsFiles,
         connect,
@@ -42,6 +42,14 @@ impl Agent {
         });
         session.begin(1_704_067_200);
         Agent { connection, session }
+    }
+
+    /// Sends accounting as options data.
+    pub(crate) async fn account(&mut self, records: &[Accounting]) {
+        for record in records {
+            self.session.push_accounting(record).unwrap();
+        }
+        self.send(&[]).await;
     }
 
     pub(crate) async fn send(&mut self, records: &[FlowRecord]) {

@@ -3,7 +3,7 @@
 use super::ends::{Agent, LOOPBACK, PATIENCE, datagram_collector, external, halves, json_collector, lines, parse, tls};
 use flow_aggregator::{config, pipeline::Pipeline};
 use flow_common::{
-    daemon::{Shutdown, ShutdownTrigger},
+    daemon::{LogLevel, Shutdown, ShutdownTrigger},
     ipfix::collector,
     net::{Protocol, TlsClient, TlsFiles},
     record::{FlowRecord, ForwardingStatus, Tail},
@@ -29,7 +29,7 @@ impl Running {
         let text =
             format!("listenAddr: \"{LOOPBACK}\"\nadminAddr: \"{LOOPBACK}\"\napiServer: {{apiPort: \"\"}}\n{settings}");
         let config = config::read("test.conf", &text).unwrap().settings;
-        let pipeline = Pipeline::bind(config).await.unwrap();
+        let pipeline = Pipeline::bind(config, LogLevel::unused("info")).await.unwrap();
         let (addr, admin) = (pipeline.listens().unwrap(), pipeline.admin().unwrap());
         let (trigger, shutdown) = Shutdown::new();
         Running { addr, admin, trigger, task: tokio::spawn(pipeline.run(shutdown)) }
@@ -304,7 +304,7 @@ async fn what_cannot_be_bound_or_read_is_said_at_the_start() {
     let taken = std::net::TcpListener::bind(LOOPBACK).unwrap();
     let bind = |text: String| async move {
         let config = config::read("test.conf", &text).unwrap().settings;
-        format!("{:#}", Pipeline::bind(config).await.unwrap_err())
+        format!("{:#}", Pipeline::bind(config, LogLevel::unused("info")).await.unwrap_err())
     };
     let addr = taken.local_addr().unwrap();
     let text = bind(format!("aggregatorTransportProtocol: tcp\nlistenAddr: \"{addr}\"\n")).await;

@@ -25,7 +25,10 @@ pub(crate) struct Process {
 
 /// What every configuration here begins with: free ports on the loopback interface, agents by TCP.
 pub(crate) fn ports(settings: &str) -> String {
-    format!("aggregatorTransportProtocol: tcp\nlistenAddr: \"127.0.0.1:0\"\nadminAddr: \"127.0.0.1:0\"\n{settings}")
+    let api = if settings.contains("apiServer:") { "" } else { "apiServer: {apiPort: \"\"}\n" };
+    format!(
+        "aggregatorTransportProtocol: tcp\nlistenAddr: \"127.0.0.1:0\"\nadminAddr: \"127.0.0.1:0\"\n{settings}{api}"
+    )
 }
 
 pub(crate) fn command(arguments: &[&str]) -> Command {

@@ -1,5 +1,7 @@
 //! Numbers and tables as people read them on a terminal. Takes values, gives text; writes nothing.
 
+use std::borrow::Cow;
+
 /// 1234567 as "1,234,567".
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -41,6 +43,25 @@ pub fn table(header: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
+/// Lines of values with commas between them, under a header (RFC 4180).
+pub fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
+    let line = |cells: Vec<&str>| {
+        let cells: Vec<_> = cells.into_iter().map(csv_cell).collect();
+        cells.join(",") + "\n"
+    };
+    let rows = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(line(header.to_vec())).chain(rows).collect()
+}
+
+/// A value of such a line; in quotes where it needs them.
+pub fn csv_cell(text: &str) -> Cow<'_, str> {
+    if text.contains([',', '"', '\n', '\r']) {
+        Cow::Owned(format!("\"{}\"", text.replace('"', "\"\"")))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
 fn scaled(number: u64, step: f64, units: &[&str]) -> String {
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let mut value = number as f64;
@@ -69,6 +90,12 @@ mod tests {
             ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "16.0 EiB"]
         );
         assert_eq!(rate(12_500_000), "12.5 Mbit/s");
+    }
+
+    #[test]
+    fn values_with_commas_quotes_or_line_ends_stand_in_quotes() {
+        let rows = [vec!["a,b".to_owned(), "say \"x\"".to_owned()], vec![String::new(), "c\nd".to_owned()]];
+        assert_eq!(csv(&["ONE", "TWO"], &rows), "ONE,TWO\n\"a,b\",\"say \"\"x\"\"\"\n,\"c\nd\"\n");
     }
 
     #[test]

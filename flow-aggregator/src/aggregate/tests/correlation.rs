@@ -1,7 +1,7 @@
 //! Two halves, one flow.
 
 use crate::aggregate::{
-    Aggregate,
+    Aggregate, Cursor,
     testing::{EPOCH, NODE_A, NODE_B, destination, external, over, settings, since, source},
 };
 use flow_common::filter::Filter;
@@ -234,5 +234,5 @@ fn a_third_exporter_that_names_nothing_is_counted_and_ignored() {
     }
     let counts = table.counts();
     assert_eq!((counts.begun, counts.surplus, counts.received), (1, 1, 3));
-    assert_eq!(table.snapshot(&Filter::parse("").unwrap(), 10)[0].head.packet_total, 11);
+    assert_eq!(table.page(&Filter::parse("").unwrap(), Cursor::BEGIN, 10).flows[0].head.packet_total, 11);
 }

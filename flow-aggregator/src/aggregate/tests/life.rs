@@ -1,7 +1,7 @@
 //! How flows leave the table, and come back.
 
 use crate::aggregate::{
-    Aggregate,
+    Aggregate, Cursor,
     testing::{NODE_A, NODE_B, destination, external, over, settings, since, source},
 };
 use flow_common::filter::Filter;
@@ -125,7 +125,14 @@ fn a_snapshot_shows_what_is_wanted() {
     let mut table = table();
     table.hear(NODE_A, &[source(5, 10), external(5, 3)], 0);
     let all = Filter::parse("").unwrap();
-    assert_eq!((table.snapshot(&all, 10).len(), table.snapshot(&all, 1).len()), (2, 1));
-    let wanted = table.snapshot(&Filter::parse("dst = 203.0.113.9").unwrap(), 10);
+    let first = table.page(&all, Cursor::BEGIN, 1);
+    let next = first.next.unwrap();
+    let second = table.page(&all, next, 10);
+    assert_eq!((first.flows.len(), second.flows.len()), (1, 1));
+    assert_ne!(first.flows[0].head.dst_addr, second.flows[0].head.dst_addr);
+    assert_eq!(next.to_string().parse(), Ok(next));
+    let none = table.page(&all, second.next.unwrap(), 10);
+    assert_eq!((none.flows.len(), none.next), (0, None), "of IPv6");
+    let wanted = table.page(&Filter::parse("dst = 203.0.113.9").unwrap(), Cursor::BEGIN, 10).flows;
     assert_eq!(wanted[0].head.dst_addr, std::net::IpAddr::from([203, 0, 113, 9]));
 }

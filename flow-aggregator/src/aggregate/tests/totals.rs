@@ -1,7 +1,7 @@
 //! Totals, deltas, bases, repeats.
 
 use crate::aggregate::{
-    Aggregate, Source,
+    Aggregate, Cursor, Source,
     testing::{EPOCH, NODE_A, NODE_B, destination, external, over, settings, since, source},
 };
 use flow_common::filter::Filter;
@@ -39,7 +39,7 @@ fn a_further_record_goes_out_with_the_active_timeout() {
     // Nothing new: nothing goes out; then deltas and throughputs are zero.
     table.pass(61, 90);
     assert_eq!(table.exports(), []);
-    let quiet = &table.snapshot(&Filter::parse("").unwrap(), 1)[0];
+    let quiet = &table.page(&Filter::parse("").unwrap(), Cursor::BEGIN, 1).flows[0];
     assert_eq!((quiet.head.packet_total, quiet.head.packet_delta, quiet.per_node.throughput), (35, 0, 0));
 }
 
@@ -155,7 +155,7 @@ fn without_flow_ids_the_start_times_decide() {
     assert_eq!(table.counts().restarted, 0, "same start: counted on");
     table.hear(NODE_A, &[packets(plain(external(0, 5), 10, 30), 5)], 2);
     assert_eq!(table.counts().restarted, 1, "a later start within the flow: began anew");
-    assert_eq!(table.snapshot(&Filter::parse("").unwrap(), 1)[0].head.packet_total, 65);
+    assert_eq!(table.page(&Filter::parse("").unwrap(), Cursor::BEGIN, 1).flows[0].head.packet_total, 65);
     table.hear(NODE_A, &[packets(plain(external(0, 8), 31, 33), 8)], 3);
     assert_eq!(table.counts().reused, 1, "a start after the end: another flow");
     assert_eq!(table.exports().len(), 2);

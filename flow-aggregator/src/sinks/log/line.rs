@@ -3,7 +3,10 @@
 //! Takes a record; appends a line. Values with commas, quotes or line ends are quoted as RFC 4180 says, which that logger
 //! does not do.
 
-use flow_common::record::{AggregatedFlow, PolicyType, RuleAction};
+use flow_common::{
+    cli::text::csv_cell,
+    record::{AggregatedFlow, PolicyType, RuleAction},
+};
 use std::io::Write;
 
 /// Appends the line; `pretty` has names for protocols, kinds of policies and actions.
@@ -107,13 +110,7 @@ impl Line<'_> {
 
     fn text(&mut self, text: &str) {
         self.comma();
-        if text.contains([',', '"', '\n', '\r']) {
-            self.out.push(b'"');
-            self.out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
-            self.out.push(b'"');
-        } else {
-            self.out.extend_from_slice(text.as_bytes());
-        }
+        self.out.extend_from_slice(csv_cell(text).as_bytes());
     }
 
     fn comma(&mut self) {

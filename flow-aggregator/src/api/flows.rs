@@ -1,0 +1,147 @@
+//! `/flowrecords`: the table's flows in pages, or records as they are exported.
+//!
+//! Takes what is asked; gives the body piece by piece. The table's task is asked for one page at a time, so that it has
+//! its other work between two of them, and no more than a page waits for a slow client.
+
+use super::{
+    Desk,
+    query::{Ask, Form},
+};
+use crate::{
+    aggregate::{Batch, Cursor, Page},
+    join::Question,
+};
+use axum::body::{Body, Bytes};
+use flow_common::{
+    filter::{Filter, FlowView},
+    record::AggregatedFlow,
+    row::Row,
+    time::Timestamp,
+};
+use futures_util::stream::unfold;
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    sync::{broadcast, oneshot},
+    time::timeout,
+};
+
+/// Flows of one piece of an answer.
+const PIECE: usize = 256;
+/// A follower whose connection is gone is noticed when an empty line cannot be sent.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+struct Listing {
+    desk: Desk,
+    filter: Arc<Filter>,
+    form: Form,
+    at: Option<Cursor>,
+    left: usize,
+    begun: bool,
+    any: bool,
+    ended: bool,
+}
+
+/// The list, as one JSON object.
+pub(super) fn list(desk: Desk, ask: Ask) -> Body {
+    let Ask { filter, form, from, limit, .. } = ask;
+    let filter = Arc::new(filter);
+    let listing = Listing { desk, filter, form, at: Some(from), left: limit, begun: false, any: false, ended: false };
+    Body::from_stream(unfold(listing, |mut listing| async {
+        if listing.ended {
+            return None;
+        }
+        let piece = listing.piece().await;
+        listing.ended |= piece.is_err();
+        Some((piece, listing))
+    }))
+}
+
+impl Listing {
+    async fn piece(&mut self) -> io::Result<Bytes> {
+        let mut out = Vec::new();
+        if !std::mem::replace(&mut self.begun, true) {
+            out.extend_from_slice(b"{\"flowRecords\":[");
+        }
+        let now = Timestamp::from(SystemTime::now());
+        while let Some(from) = self.at.filter(|_| self.left > 0) {
+            let Page { flows, next } = self.page(from).await?;
+            self.left -= flows.len();
+            self.at = next;
+            for flow in &flows {
+                if std::mem::replace(&mut self.any, true) {
+                    out.push(b',');
+                }
+                write(flow, self.form, now, &mut out);
+                // A line's end would be allowed here, but is of no use.
+                out.truncate(out.trim_ascii_end().len());
+            }
+            if !flows.is_empty() {
+                return Ok(out.into());
+            }
+        }
+        self.ended = true;
+        match self.at {
+            Some(next) => out.extend_from_slice(format!("],\"next\":\"{next}\"}}\n").as_bytes()),
+            None => out.extend_from_slice(b"]}\n"),
+        }
+        Ok(out.into())
+    }
+
+    async fn page(&self, from: Cursor) -> io::Result<Page> {
+        let (answer, given) = oneshot::channel();
+        let max = self.left.min(PIECE);
+        self.desk.ask(Question::Page { filter: self.filter.clone(), from, max, answer }, given).await
+    }
+}
+
+/// A line for each record that is exported from now on.
+pub(super) async fn follow(desk: Desk, ask: Ask) -> io::Result<Body> {
+    let (answer, given) = oneshot::channel();
+    let batches = desk.ask(Question::Follow(answer), given).await?;
+    Ok(Body::from_stream(unfold((batches, ask), |(mut batches, ask)| async move {
+        let piece = next_lines(&mut batches, &ask).await?;
+        Some((Ok::<_, io::Error>(piece), (batches, ask)))
+    })))
+}
+
+/// `None` at the end of the process.
+async fn next_lines(batches: &mut broadcast::Receiver<Arc<Batch>>, ask: &Ask) -> Option<Bytes> {
+    loop {
+        let Ok(received) = timeout(SIGN_OF_LIFE, batches.recv()).await else { return Some(Bytes::from_static(b"\n")) };
+        let batch = match received {
+            Ok(batch) => batch,
+            Err(broadcast::error::RecvError::Lagged(count)) => {
+                return Some(format!("{{\"skippedBatches\":{count}}}\n").into());
+            }
+            Err(broadcast::error::RecvError::Closed) => return None,
+        };
+        let (mut out, now) = (Vec::new(), Timestamp::from(SystemTime::now()));
+        for joined in batch.iter() {
+            let Some(flow) = joined.decode().filter(|flow| ask.filter.matches(&FlowView::from(flow))) else { continue };
+            match ask.form {
+                // What is not joined has other elements than a joined flow.
+                Form::Records => drop(joined.json(true, now, &mut out)),
+                Form::Rows => write(&flow, ask.form, now, &mut out),
+            }
+        }
+        if !out.is_empty() {
+            return Some(out.into());
+        }
+    }
+}
+
+/// Appends a line.
+fn write(flow: &AggregatedFlow, form: Form, now: Timestamp, out: &mut Vec<u8>) {
+    match form {
+        Form::Records => flow.json(true, now, out),
+        Form::Rows => {
+            let row = Row::from_parts(&flow.head, &flow.tail, &flow.extended);
+            serde_json::to_writer(&mut *out, &row).expect("a row is JSON, and a vector takes every byte");
+            out.push(b'\n');
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Who may ask: whoever bears the token.
+//!
+//! Takes the token's source and what a client shows; says whether they are the same. A token of a file is read each time,
+//! so that a changed one holds at once.
+
+use anyhow::{Context, Result};
+use std::{fs, fs::File, io::Read, path::PathBuf};
+
+const BYTES: usize = 32;
+
+/// The token that clients must bear.
+#[derive(Clone, Debug)]
+pub(super) enum Token {
+    /// What stands in this file.
+    File(PathBuf),
+    /// This one.
+    Made(String),
+}
+
+impl Token {
+    /// One that nobody can guess.
+    pub(super) fn make() -> Result<Token> {
+        let mut bytes = [0; BYTES];
+        let random = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
+        random.context("cannot make a token: /dev/urandom cannot be read")?;
+        Ok(Token::Made(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    /// Whether the value of an Authorization header bears it.
+    pub(super) fn admits(&self, authorization: Option<&str>) -> bool {
+        let shown = authorization.and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let wanted = match self {
+            Token::Made(token) => token.clone(),
+            Token::File(path) => match fs::read_to_string(path) {
+                Ok(text) => text.trim().to_owned(),
+                Err(error) => {
+                    tracing::warn!("nobody may ask the API: cannot read {}: {error}", path.display());
+                    return false;
+                }
+            },
+        };
+        // An empty file is no token.
+        shown.is_some_and(|shown| !wanted.is_empty() && same(shown.as_bytes(), wanted.as_bytes()))
+    }
+}
+
+/// In a time that does not tell where they differ.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    let differences = one.iter().zip(other).fold(0, |differences, (one, other)| differences | (one ^ other));
+    one.len() == other.len() && std::hint::black_box(differences) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_token_is_admitted() {
+        let token = Token::Made("secret".into());
+        for good in ["Bearer secret", "bearer  secret "] {
+            assert!(token.admits(Some(good)), "{good}");
+        }
+        for bad in [None, Some(""), Some("secret"), Some("Basic secret"), Some("Bearer secre"), Some("Bearer secret2")]
+        {
+            assert!(!token.admits(bad), "{bad:?}");
+        }
+        let (Token::Made(one), Token::Made(other)) = (Token::make().unwrap(), Token::make().unwrap()) else {
+            panic!("made tokens are in no file")
+        };
+        assert!(one.len() == 2 * BYTES && one != other);
+    }
+
+    #[test]
+    fn a_file_is_read_anew_and_an_empty_one_admits_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let token = Token::File(path.clone());
+        assert!(!token.admits(Some("Bearer ")), "there is no file");
+        fs::write(&path, "first\n").unwrap();
+        assert!(token.admits(Some("Bearer first")));
+        fs::write(&path, "second").unwrap();
+        assert!(token.admits(Some("Bearer second")) && !token.admits(Some("Bearer first")));
+        fs::write(&path, "\n").unwrap();
+        assert!(!token.admits(Some("Bearer ")));
+    }
+}
