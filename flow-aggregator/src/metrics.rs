@@ -10,9 +10,12 @@ pub use document::documentation;
 use crate::aggregate::{Aggregate, Counts, Fill, Received};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+/// Upper bounds in seconds: a sink that keeps up needs milliseconds, one that was away minutes.
+const LATENCIES: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1_800.0];
 
 /// All of them.
 #[derive(Clone, Debug)]
@@ -95,6 +98,8 @@ pub struct SinkMetrics {
     pub queued: Gauge,
     /// 1 while it is open.
     pub connected: Gauge,
+    /// Seconds from the export of a batch until it was delivered.
+    pub latency: Histogram,
 }
 
 /// Why.
@@ -114,7 +119,7 @@ struct SinkLabel {
     sink: &'static str,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct SinkFamilies {
     delivered: Family<SinkLabel, Counter>,
     dropped: Family<SinkLabel, Counter>,
@@ -122,6 +127,7 @@ struct SinkFamilies {
     failures: Family<SinkLabel, Counter>,
     queued: Family<SinkLabel, Gauge>,
     connected: Family<SinkLabel, Gauge>,
+    latency: Family<SinkLabel, Histogram>,
 }
 
 impl Metrics {
@@ -147,6 +153,7 @@ impl Metrics {
             failures: families.failures.get_or_create_owned(&label),
             queued: families.queued.get_or_create_owned(&label),
             connected: families.connected.get_or_create_owned(&label),
+            latency: families.latency.get_or_create_owned(&label),
         }
     }
 }
@@ -277,7 +284,15 @@ fn grow(counters: &[Counter], rows: impl Iterator<Item = (&'static str, &'static
 
 impl SinkFamilies {
     fn new(registry: &mut Registry) -> Self {
-        let families = SinkFamilies::default();
+        let families = SinkFamilies {
+            delivered: Family::default(),
+            dropped: Family::default(),
+            refused: Family::default(),
+            failures: Family::default(),
+            queued: Family::default(),
+            connected: Family::default(),
+            latency: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
+        };
         registry.register(
             "sink_delivered",
             "Flows delivered, or left out by the sink's filters",
@@ -288,6 +303,11 @@ impl SinkFamilies {
         registry.register("sink_failures", "Failed attempts and lost connections", families.failures.clone());
         registry.register("sink_queued", "Flows that wait", families.queued.clone());
         registry.register("sink_connected", "1 while the sink is open", families.connected.clone());
+        registry.register(
+            "sink_latency_seconds",
+            "Time from the export of a batch of flows until the sink had delivered all of it",
+            families.latency.clone(),
+        );
         families
     }
 }

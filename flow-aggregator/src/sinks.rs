@@ -260,7 +260,9 @@ impl Task<'_> {
             };
             self.metrics.delivered.inc_by(((through - from) as u64).saturating_sub(refused));
             self.metrics.refused.inc_by(refused);
-            self.queue.advance(&batch, through);
+            if let Some(waited) = self.queue.advance(&batch, through) {
+                self.metrics.latency.observe(waited.as_secs_f64());
+            }
             match error {
                 Some(error) => return Ended::Failed(error),
                 None => backoff.reset(),
@@ -333,7 +335,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_sink_goes_on_where_it_was() {
-        let metrics = Metrics::new(&mut Registry::default()).sink("test");
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry).sink("test");
         let delivered = Arc::new(Mutex::new(Vec::new()));
         let (queue, receiver) = Queue::new(1_000);
         let sink = Fickle { away: 3, until_lost: Some(1), delivered: delivered.clone() };
@@ -351,6 +354,10 @@ mod tests {
         assert_eq!(metrics.failures.get(), 4);
         let waited = begin.elapsed().as_secs();
         assert_eq!(waited, 1 + 2 + 4 + 1, "back-off while it is away, from the start after a success");
+        let mut shown = String::new();
+        prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
+        assert!(shown.contains("sink_latency_seconds_count{sink=\"test\"} 3\n"), "{shown}");
+        assert!(shown.contains("sink_latency_seconds_sum{sink=\"test\"} 23."), "7 + 8 + 8 s: {shown}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -53,7 +53,8 @@ fn table(text: &str) -> String {
             kind = rest.rsplit(' ').next().unwrap_or_default();
         } else if !line.starts_with('#') && std::mem::take(&mut waiting) {
             let sample = line.rsplit_once(' ').map_or(line, |(name, _)| name);
-            let sample = sample.trim_end_matches("_bucket").replace("=\"\"", "");
+            // Of a histogram the sum comes first.
+            let sample = sample.replace("_sum{", "{").replace("=\"\"", "");
             let _ = writeln!(page, "| `{sample}` | {kind} | {help} |");
         }
     }

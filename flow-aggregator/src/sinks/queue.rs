@@ -6,12 +6,17 @@ use crate::aggregate::Batch;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 #[derive(Debug, Default)]
 struct State {
-    batches: VecDeque<Arc<Batch>>,
+    /// Each with the moment at which it was put.
+    batches: VecDeque<(Arc<Batch>, Instant)>,
     /// Flows of the first batch that are delivered.
     through: usize,
     flows: usize,
@@ -55,13 +60,13 @@ impl Queue {
         let mut state = self.0.state();
         let mut dropped = 0;
         while state.flows + batch.len() > state.max {
-            let Some(oldest) = state.batches.pop_front() else { break };
+            let Some((oldest, _)) = state.batches.pop_front() else { break };
             let left = oldest.len() - std::mem::take(&mut state.through);
             state.flows -= left;
             dropped += left as u64;
         }
         state.flows += batch.len();
-        state.batches.push_back(batch);
+        state.batches.push_back((batch, Instant::now()));
         drop(state);
         self.0.changed.notify_one();
         dropped
@@ -92,7 +97,7 @@ impl Receiver {
         loop {
             {
                 let state = self.0.state();
-                if let Some(batch) = state.batches.front() {
+                if let Some((batch, _)) = state.batches.front() {
                     return Some((batch.clone(), state.through));
                 }
                 if *self.0.closed.borrow() {
@@ -104,18 +109,19 @@ impl Receiver {
     }
 
     /// So many flows of the batch that [`front`](Self::front) gave are delivered. Where it was dropped meanwhile, the
-    /// next one is not touched.
-    pub fn advance(&self, batch: &Arc<Batch>, through: usize) {
+    /// next one is not touched. Gives how long the batch waited if that were all of it.
+    pub fn advance(&self, batch: &Arc<Batch>, through: usize) -> Option<Duration> {
         let mut state = self.0.state();
-        if !state.batches.front().is_some_and(|front| Arc::ptr_eq(front, batch)) {
-            return;
+        if !state.batches.front().is_some_and(|(front, _)| Arc::ptr_eq(front, batch)) {
+            return None;
         }
         state.flows -= through - state.through;
         state.through = through;
-        if through == batch.len() {
-            state.batches.pop_front();
-            state.through = 0;
+        if through < batch.len() {
+            return None;
         }
+        state.through = 0;
+        state.batches.pop_front().map(|(_, put)| put.elapsed())
     }
 
     /// Waits until no more will be put. Cancel-safe.
