@@ -146,4 +146,16 @@ mod tests {
         said.push(ask(&[("limit", "1"), ("limit", "2")]).unwrap_err().to_string());
         insta::assert_snapshot!(said.join("\n"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_parameters_are_an_ask_or_an_error(
+            parameters in proptest::collection::vec(
+                ("(srcip|dstip|srcport|dstport|proto|filter|limit|cursor|form|follow|x)", "\\PC{0,20}"), 0..5)
+        ) {
+            if let Ok(ask) = Ask::of(&parameters) {
+                proptest::prop_assert!((1..=MOST).contains(&ask.limit));
+            }
+        }
+    }
 }

@@ -162,3 +162,28 @@ fn conditions_hold_together_and_filters_are_alternatives() {
     assert!(!filters.accept(Allow, Allow) && !filters.accept(Drop, None));
     assert!(ActionFilters::default().accept(None, None), "no filter is every flow");
 }
+
+fn actions() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let names = proptest::collection::vec(prop::sample::select(vec!["None", "Allow", "Drop", "reject"]), 0..4);
+    (prop::sample::select(vec!["ingress", "egress"]), names)
+        .prop_map(|(direction, names)| format!("{direction}NetworkPolicyRuleActions: [{}]", names.join(", ")))
+}
+
+proptest::proptest! {
+    #[test]
+    fn filters_print_and_read_back(filters in proptest::collection::vec(actions(), 0..5)) {
+        let list: String = filters.iter().map(|filter| format!("    - {{{filter}}}\n")).collect();
+        let text = format!("{TLS}flowLogger:\n  filters:\n{list}");
+        let settings = read("flow-aggregator.conf", &text).unwrap().settings;
+        proptest::prop_assert_eq!(read("flow-aggregator.conf", &config::print(&settings)).unwrap().settings, settings);
+    }
+
+    #[test]
+    fn no_text_panics(
+        key in "(mode|s3Uploader|logLevel|apiServer|flowCollector|flowLogger)(\\.[a-zA-Z]{1,12})?",
+        value in "[^\r\n]{0,40}",
+    ) {
+        let _ = read("flow-aggregator.conf", &format!("{TLS}{key}: {value}\n"));
+    }
+}

@@ -186,6 +186,28 @@ async fn pages_give_each_flow_once_while_records_come() {
     assert!(api.aggregator.stop().success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_does_not_stall_the_table() {
+    const FLOWS: u16 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut api = Api::start(dir.path(), "").await;
+    api.fill(1..=FLOWS).await;
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        let mut stream = api.connect().await;
+        let request = format!("GET /flowrecords?limit=10000 HTTP/1.1\r\nHost: x\r\n{}\r\n", api.bearer());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        unread.push(stream);
+    }
+    api.aggregator.until("api_connections", 4);
+    let before = api.aggregator.metric("records_received_total").unwrap();
+    for step in 1..=5 {
+        api.agent.send(&(1..=1_000).map(external).collect::<Vec<_>>()).await;
+        api.aggregator.until("records_received_total", before + step * 1_000);
+    }
+    assert!(api.aggregator.stop().success(), "nor the end of the process");
+}
+
 fn is_chunk_length(piece: &str) -> bool {
     piece.len() < 8 && piece.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -178,3 +178,38 @@ async fn templates(incoming: &mut flow_common::net::Incoming, elements: usize) -
     }
     u16::from_be_bytes([bytes[22], bytes[23]])
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_objects_and_labels_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = dir.path().join("objects");
+    fs::create_dir(&objects).unwrap();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: server, namespace: shop, labels: {app: web}}\n\
+               spec: {nodeName: node-b}\nstatus: {phase: Running, podIPs: [{ip: 10.0.2.7}]}\n";
+    fs::write(objects.join("server.yaml"), pod).unwrap();
+    let log = dir.path().join("flows");
+    let file = dir.path().join("flow-aggregator.conf");
+    let aggregator = Process::start(&file, &logger(&log));
+    let mut agent = Agent::connect(aggregator.addr, 0xa, Protocol::Tcp, None).await;
+    let known = format!("kubernetes: {{objects: \"{}\"}}\nrecordContents: {{podLabels: true}}\n", objects.display());
+    for (port, settings) in [(1, ""), (2, known.as_str()), (3, "")] {
+        aggregator.configure(&format!("{}{settings}", logger(&log)));
+        aggregator.until("config_reloads_total", u64::from(port) - 1);
+        let [mut denied, _] = super::ends::halves(port, 1);
+        denied.extended.forwarding_status = flow_common::record::ForwardingStatus::Dropped;
+        agent.send(&[denied]).await;
+        aggregator.until("sink_delivered_total{sink=\"log\"}", port.into());
+    }
+    assert!(aggregator.stop().success());
+    let lines = parse(&fs::read_to_string(log).unwrap());
+    let named = |line: &serde_json::Value| {
+        let flow = &line["ipfix"];
+        (
+            flow["destinationPodName"].as_str().unwrap().to_owned(),
+            flow["destinationPodLabels"].as_str().unwrap().to_owned(),
+        )
+    };
+    let nothing = (String::new(), String::new());
+    let everything = ("server".to_owned(), r#"{"app":"web"}"#.to_owned());
+    assert_eq!(lines.iter().map(named).collect::<Vec<_>>(), [nothing.clone(), everything, nothing]);
+}

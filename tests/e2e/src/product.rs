@@ -133,6 +133,7 @@ impl<'lab> Product<'lab> {
         let text = format!(
             "{tls}aggregatorTransportProtocol: {transport}
 flowLogger: {{enable: true, path: {log}}}
+apiServer: {{folder: {api}}}
 activeFlowRecordTimeout: 1s
 inactiveFlowRecordTimeout: 90s
 correlationTimeout: {correlation}s
@@ -140,6 +141,7 @@ correlationTimeout: {correlation}s
             tls = self.settings.transport.tls(&self.lab.path("certs"), "server"),
             transport = self.settings.transport.name(),
             log = self.joined.path().display(),
+            api = self.lab.path("api").display(),
             correlation = CORRELATION.as_secs(),
             objects = if self.settings.blind { String::new() } else { self.objects() },
             further = self.settings.aggregator
