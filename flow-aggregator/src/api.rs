@@ -31,10 +31,10 @@ use flow_common::daemon::{LogLevel, Readiness, figures, health};
 use prometheus_client::registry::Registry;
 use query::{Ask, BadParameter};
 use serde_json::json;
-use std::{io, ops::Range, sync::Arc, time::Duration};
+use std::{io, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 use token::Token;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -58,6 +58,8 @@ pub struct Desk {
     pub readiness: Readiness,
     /// What `/loglevel` shows and sets.
     pub level: LogLevel,
+    /// Where the clients' token stands, if not the made one is good.
+    pub token_file: watch::Receiver<Option<PathBuf>>,
     /// What `/version` answers.
     pub version: &'static str,
 }

@@ -66,8 +66,8 @@ settings! {
         "apiServer.tlsCert" => api_cert: Option<PathBuf> = None,
         /// The private key of `apiServer.tlsCert` (PEM).
         "apiServer.tlsKey" => api_key: Option<PathBuf> = None,
-        /// A file with the token that the API's clients must bear; it is read again when it changes. Without it a token
-        /// is made at the start.
+        /// A file with the token that the API's clients must bear; it is read anew for each request. Without it the
+        /// token that is made at the start is good.
         "apiServer.tokenFile" => api_token: Option<PathBuf> = None,
         /// The folder in which certificate and token that were made stand for as long as the process runs, for the
         /// command line on the same host; only this user may read the token.
@@ -150,6 +150,23 @@ settings! {
     }
 }
 
+/// Keys whose changes wait for a restart: ports, and the TLS of what listens on them.
+const BOUND: [&str; 14] = [
+    "aggregatorTransportProtocol",
+    "listenAddr",
+    "tls.ca",
+    "tls.cert",
+    "tls.key",
+    "flowAggregatorAddress",
+    "apiServer.apiPort",
+    "apiServer.bindAddress",
+    "apiServer.tlsCipherSuites",
+    "apiServer.tlsMinVersion",
+    "apiServer.tlsCert",
+    "apiServer.tlsKey",
+    "apiServer.folder",
+    "adminAddr",
+];
 /// Within this a flow that is heard of again goes on.
 const TOMBSTONE_SECONDS: u32 = 300;
 
@@ -160,11 +177,19 @@ pub fn read(file: &str, text: &str) -> Result<Loaded<Config>, Problems> {
 
 /// docs/aggregator-config.md.
 pub fn documentation() -> String {
-    let preface = "`flow-aggregator.conf` is YAML. Every key may be left out. Other keys are refused with the nearest known one\n\
+    let bound: Vec<String> = BOUND.iter().map(|key| format!("`{key}`")).collect();
+    let preface = format!(
+        "`flow-aggregator.conf` is YAML. Every key may be left out. Other keys are refused with the nearest known one\n\
         named; `flow-aggregator config check --config FILE` says whether a file is good, `flow-aggregator config print`\n\
         shows every value.\n\n\
-        This page is made from the declaration in `flow-aggregator/src/config.rs`.";
-    config::markdown("flow-aggregator.conf", preface, &Config::keys())
+        The file is followed while the aggregator runs, also as Kubernetes swaps a mounted ConfigMap. A good one takes\n\
+        effect at once: sinks start, stop and change, and those whose settings did not change keep their connection and\n\
+        queue. A bad one is refused whole, named by line and key, and what was in force stays. Only these keys wait for a\n\
+        restart, and a warning names those that changed: {}.\n\n\
+        This page is made from the declaration in `flow-aggregator/src/config.rs`.",
+        bound.join(", ")
+    );
+    config::markdown("flow-aggregator.conf", &preface, &Config::keys())
 }
 
 impl Config {
@@ -210,7 +235,6 @@ impl Config {
         (self.api_suites, self.api_least) = (api_suites, api_least);
         (self.api_cert, self.api_key) = (api_cert, api_key);
         self.api_folder.clone_from(&running.api_folder);
-        self.api_token.clone_from(&running.api_token);
     }
 
     /// Of the table of connections.

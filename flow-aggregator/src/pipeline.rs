@@ -48,6 +48,7 @@ pub struct Pipeline {
     listener: Listener,
     admin: Option<Admin>,
     api: Option<Api>,
+    token_file: watch::Sender<Option<PathBuf>>,
     questions: mpsc::Receiver<Question>,
     readiness: Readiness,
     metrics: Metrics,
@@ -67,6 +68,7 @@ impl Pipeline {
             Some(addr) => Some(Admin::bind(addr, registry.clone(), readiness.clone(), VERSION).await?),
             None => None,
         };
+        let (token_file, asked) = watch::channel(config.api_token.clone());
         let (asking, questions) = mpsc::channel(QUESTIONS);
         let desk = Desk {
             questions: asking,
@@ -74,10 +76,11 @@ impl Pipeline {
             registry,
             readiness: readiness.clone(),
             level: level.clone(),
+            token_file: asked,
             version: VERSION,
         };
         let api = Api::bind(&config, desk).await?;
-        Ok(Pipeline { config, file: None, level, listener, admin, api, questions, readiness, metrics })
+        Ok(Pipeline { config, file: None, level, listener, admin, api, token_file, questions, readiness, metrics })
     }
 
     /// Follows the file that the configuration came from.
@@ -98,7 +101,7 @@ impl Pipeline {
 
     /// Runs every stage until the end is requested and everything is delivered or given up.
     pub async fn run(self, shutdown: Shutdown) -> Result<()> {
-        let Pipeline { config, file, level, listener, admin, api, questions, readiness, metrics } = self;
+        let Pipeline { config, file, level, listener, admin, api, token_file, questions, readiness, metrics } = self;
         tracing::info!("receiving by {} on {}", config.transport.0, listener.local()?);
         if let Some(addr) = admin.as_ref().and_then(|admin| admin.local().ok()) {
             tracing::info!("metrics and health on {addr}");
@@ -119,7 +122,7 @@ impl Pipeline {
         let collecting = readiness.condition("collector");
         collecting.holds();
 
-        let mut conductor = Conductor { running: config, outlets, orders, max_sessions, level };
+        let mut conductor = Conductor { running: config, outlets, orders, max_sessions, token_file, level };
         let collector = Collector { output, max_sessions: bound, metrics: metrics.collector.clone() };
         tokio::select! {
             () = collector.run(listener, shutdown) => {}
@@ -148,6 +151,7 @@ struct Conductor {
     outlets: Outlets,
     orders: mpsc::Sender<Order>,
     max_sessions: watch::Sender<usize>,
+    token_file: watch::Sender<Option<PathBuf>>,
     level: LogLevel,
 }
 
@@ -172,6 +176,7 @@ impl Conductor {
             tracing::warn!("logLevel: {error}");
         }
         self.max_sessions.send_replace(config.max_sessions as usize);
+        self.token_file.send_replace(config.api_token.clone());
         let order = order(&config, Some(&self.running), &mut self.outlets);
         // The table's task outlives this one.
         let _ = self.orders.send(order).await;

@@ -70,13 +70,8 @@ impl Api {
                 TlsServer::open_made(&made.cert, &made.key, least, suites)?
             }
         };
-        let token = match &config.api_token {
-            Some(path) => Token::File(path.clone()),
-            None => Token::make()?,
-        };
-        if let Token::Made(text) = &token {
-            shared.put(&config.api_folder, TOKEN, text, 0o600);
-        }
+        let token = Token::new(desk.token_file.clone())?;
+        shared.put(&config.api_folder, TOKEN, token.made(), 0o600);
         let addr = SocketAddr::new(config.api_addr.0, port);
         let listener = Listener::bind(addr, Protocol::Tls, Some(&tls)).await.context("the API (apiServer.apiPort)")?;
         let local = listener.local()?;

@@ -5,25 +5,31 @@
 
 use anyhow::{Context, Result};
 use std::{fs, fs::File, io::Read, path::PathBuf};
+use tokio::sync::watch;
 
 const BYTES: usize = 32;
 
 /// The token that clients must bear.
 #[derive(Clone, Debug)]
-pub(super) enum Token {
-    /// What stands in this file.
-    File(PathBuf),
-    /// This one.
-    Made(String),
+pub(super) struct Token {
+    /// Where no file is configured, this one.
+    made: String,
+    /// What stands in this file, if one is.
+    file: watch::Receiver<Option<PathBuf>>,
 }
 
 impl Token {
-    /// One that nobody can guess.
-    pub(super) fn make() -> Result<Token> {
+    /// One that nobody can guess, for while there is no file.
+    pub(super) fn new(file: watch::Receiver<Option<PathBuf>>) -> Result<Token> {
         let mut bytes = [0; BYTES];
         let random = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes));
         random.context("cannot make a token: /dev/urandom cannot be read")?;
-        Ok(Token::Made(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok(Token { made: bytes.iter().map(|byte| format!("{byte:02x}")).collect(), file })
+    }
+
+    /// The one that was made.
+    pub(super) fn made(&self) -> &str {
+        &self.made
     }
 
     /// Whether the value of an Authorization header bears it.
@@ -32,9 +38,10 @@ impl Token {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        let wanted = match self {
-            Token::Made(token) => token.clone(),
-            Token::File(path) => match fs::read_to_string(path) {
+        let file = self.file.borrow().clone();
+        let wanted = match file {
+            None => self.made.clone(),
+            Some(path) => match fs::read_to_string(&path) {
                 Ok(text) => text.trim().to_owned(),
                 Err(error) => {
                     tracing::warn!("nobody may ask the API: cannot read {}: {error}", path.display());
@@ -59,7 +66,8 @@ mod tests {
 
     #[test]
     fn only_the_token_is_admitted() {
-        let token = Token::Made("secret".into());
+        let (_file, none) = watch::channel(None);
+        let token = Token { made: "secret".into(), file: none.clone() };
         for good in ["Bearer secret", "bearer  secret "] {
             assert!(token.admits(Some(good)), "{good}");
         }
@@ -67,23 +75,25 @@ mod tests {
         {
             assert!(!token.admits(bad), "{bad:?}");
         }
-        let (Token::Made(one), Token::Made(other)) = (Token::make().unwrap(), Token::make().unwrap()) else {
-            panic!("made tokens are in no file")
-        };
-        assert!(one.len() == 2 * BYTES && one != other);
+        let [one, other] = [Token::new(none.clone()).unwrap(), Token::new(none).unwrap()];
+        assert!(one.made().len() == 2 * BYTES && one.made() != other.made());
     }
 
     #[test]
     fn a_file_is_read_anew_and_an_empty_one_admits_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        let token = Token::File(path.clone());
+        let (file, configured) = watch::channel(Some(path.clone()));
+        let token = Token::new(configured).unwrap();
+        let made = format!("Bearer {}", token.made());
         assert!(!token.admits(Some("Bearer ")), "there is no file");
         fs::write(&path, "first\n").unwrap();
         assert!(token.admits(Some("Bearer first")));
         fs::write(&path, "second").unwrap();
         assert!(token.admits(Some("Bearer second")) && !token.admits(Some("Bearer first")));
         fs::write(&path, "\n").unwrap();
-        assert!(!token.admits(Some("Bearer ")));
+        assert!(!token.admits(Some("Bearer ")) && !token.admits(Some(&made)));
+        file.send_replace(None);
+        assert!(token.admits(Some(&made)), "the file is not configured any more");
     }
 }

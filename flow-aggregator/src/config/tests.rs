@@ -129,25 +129,50 @@ fn what_has_no_effect_is_said() {
     assert_snapshot!(warned(&format!("{TLS}{text}")));
 }
 
+/// A file in which no key has its default.
+const OTHER: &str = concat!(
+    "aggregatorTransportProtocol: tls\nlistenAddr: \"127.0.0.1:1\"\nadminAddr: \"\"\nactiveFlowRecordTimeout: 61s\n",
+    "inactiveFlowRecordTimeout: 91s\ncorrelationTimeout: 16s\nkubernetes: {objects: /objects}\n",
+    "recordContents: {podLabels: true}\nclusterUUID: 3f1c9e52-7a01-4b7e-9d57-0123456789ab\nextendedRecords: false\n",
+    "maxFlows: 2048\nmaxTombstones: 1\nmaxSessions: 1\nsinkQueue: 1\nlogLevel: warn\n",
+    "mode: proxy\nflowAggregatorAddress: flows.example\n",
+    "apiServer: {apiPort: \"\", bindAddress: \"::1\", tlsCipherSuites: TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, ",
+    "tlsMinVersion: VersionTLS13, tlsCert: a.crt, tlsKey: a.key, tokenFile: token, folder: /tmp/x}\n",
+    "flowCollector:\n  enable: true\n  address: \"[::1]:2055\"\n  observationDomainID: 7\n  recordFormat: JSON\n  templateRefreshTimeout: 1m\n  maxIPFIXMsgSize: 1400\n",
+    "  tls: {enable: true, ca: ca.crt, cert: c.crt, key: c.key, serverName: flows.example, minVersion: VersionTLS13}\n",
+    "flowLogger:\n  enable: true\n  path: /var/log/flows\n  maxSize: 1\n  rotateAfter: 1h\n  maxBackups: 0\n  maxAge: 7\n",
+    "  compress: false\n  recordFormat: csv\n  prettyPrint: false\n  filters:\n",
+    "    - {ingressNetworkPolicyRuleActions: [Reject, Drop]}\n    - {egressNetworkPolicyRuleActions: [none]}\n",
+);
+
 #[test]
 fn every_value_of_every_key_prints_and_reads_back() {
-    let text = concat!(
-        "mode: proxy\nflowAggregatorAddress: flows.example\n",
-        "apiServer: {apiPort: \"\", bindAddress: \"::1\", tlsCipherSuites: TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, ",
-        "tlsMinVersion: VersionTLS13, tlsCert: a.crt, tlsKey: a.key, tokenFile: token, folder: /tmp/x}\n",
-        "flowCollector:\n  enable: true\n  address: \"[::1]:2055\"\n  templateRefreshTimeout: 1m\n  maxIPFIXMsgSize: 1400\n",
-        "  tls: {enable: true, ca: ca.crt, cert: c.crt, key: c.key, serverName: flows.example, minVersion: VersionTLS13}\n",
-        "flowLogger:\n  enable: true\n  path: /var/log/flows\n  maxSize: 1\n  rotateAfter: 1h\n  maxBackups: 0\n  maxAge: 7\n",
-        "  compress: false\n  recordFormat: csv\n  prettyPrint: false\n  filters:\n",
-        "    - {ingressNetworkPolicyRuleActions: [Reject, Drop]}\n    - {egressNetworkPolicyRuleActions: [none]}\n",
-    );
-    let loaded = read("flow-aggregator.conf", &format!("{TLS}{text}")).unwrap();
+    let loaded = read("flow-aggregator.conf", &format!("{TLS}{OTHER}")).unwrap();
     assert_eq!(loaded.warnings, []);
     let printed = config::print(&loaded.settings);
     assert_snapshot!(printed);
     assert_eq!(read("flow-aggregator.conf", &printed).unwrap().settings, loaded.settings);
     let address = loaded.settings.collector_address().unwrap();
     assert_eq!(address.to_string(), "[::1]:2055:tls");
+}
+
+#[test]
+fn what_waits_for_a_restart_is_what_the_documentation_says() {
+    // One key cannot differ where certificates must be given, and those of no effect have one value alone.
+    let unlike = Config { transport: Transport(Protocol::Udp), ..Config::default() };
+    let other = read("flow-aggregator.conf", &format!("{TLS}{OTHER}")).unwrap().settings;
+    let mut kept = other.clone();
+    kept.keep_bound(&unlike);
+    let keys = |same: &Config, with: &Config| -> Vec<&'static str> {
+        let pairs = same.values().into_iter().zip(with.values());
+        pairs.filter(|(one, other)| one == other).map(|((key, _), _)| key).collect()
+    };
+    let one_value = ["flowCollector.tls.caSecretName", "flowCollector.tls.clientSecretName", "s3Uploader"];
+    assert_eq!(keys(&other, &unlike), one_value, "OTHER must differ in every key");
+    let waiting: Vec<&str> = keys(&kept, &unlike).into_iter().filter(|key| !one_value.contains(key)).collect();
+    let mut bound = BOUND.to_vec();
+    bound.sort_by_key(|key| Config::keys().iter().position(|known| known.path == *key));
+    assert_eq!(waiting, bound);
 }
 
 #[test]

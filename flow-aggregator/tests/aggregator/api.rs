@@ -119,6 +119,13 @@ async fn nothing_but_health_is_told_without_the_token() {
     let (_, refusal) = api.ask("GET /version", "", "").await;
     assert_snapshot!(refusal);
     assert_eq!(api.aggregator.metric("api_unauthorized_total"), Some(3 * guarded.len() as u64 + 1));
+    let file = dir.path().join("secret");
+    fs::write(&file, "of the file\n").unwrap();
+    let keys = format!("apiPort: 0, bindAddress: 127.0.0.1, folder: \"{}\"", api.folder.display());
+    api.aggregator.configure(&format!("apiServer: {{{keys}, tokenFile: \"{}\"}}\n", file.display()));
+    api.aggregator.until("config_reloads_total", 1);
+    assert_eq!(api.ask("GET /version", &api.bearer(), "").await.0, 401);
+    assert_eq!(api.ask("GET /version", "Authorization: Bearer of the file\r\n", "").await.0, 200);
     // What was made goes with the process, and others may not read the token meanwhile.
     let token = api.folder.join("token");
     assert_eq!(fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
