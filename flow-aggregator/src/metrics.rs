@@ -293,11 +293,7 @@ impl SinkFamilies {
             connected: Family::default(),
             latency: Family::new_with_constructor(|| Histogram::new(LATENCIES)),
         };
-        registry.register(
-            "sink_delivered",
-            "Flows delivered, or left out by the sink's filters",
-            families.delivered.clone(),
-        );
+        registry.register("sink_delivered", "Flows delivered", families.delivered.clone());
         registry.register("sink_dropped", "Flows dropped from a full queue, or at the end", families.dropped.clone());
         registry.register("sink_refused", "Flows too long for the destination's messages", families.refused.clone());
         registry.register("sink_failures", "Failed attempts and lost connections", families.failures.clone());

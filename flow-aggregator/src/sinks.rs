@@ -49,9 +49,11 @@ pub trait Sink: Send + 'static {
 /// What became of a batch.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Flows of the batch that are delivered, counted from its first.
+    /// Flows of the batch that the sink is done with, counted from its first: the next attempt begins here.
     pub through: usize,
-    /// Flows among them that the destination cannot take at all.
+    /// Flows that the destination has now.
+    pub delivered: u64,
+    /// Flows of the batch that the destination cannot take at all.
     pub refused: u64,
     /// Why not all are.
     pub error: Option<SinkError>,
@@ -253,12 +255,12 @@ impl Task<'_> {
                 () = changes.wanted() => return Ended::Changed,
             };
             let Some((batch, from)) = next else { return Ended::Over };
-            let Delivery { through, refused, error } = tokio::select! {
+            let Delivery { through, delivered, refused, error } = tokio::select! {
                 delivery = sink.deliver(&batch, from) => delivery,
                 // A destination that takes nothing cannot keep the new settings out.
                 () = async { changes.wanted().await; sleep(LAST_WORDS).await } => return Ended::Changed,
             };
-            self.metrics.delivered.inc_by(((through - from) as u64).saturating_sub(refused));
+            self.metrics.delivered.inc_by(delivered);
             self.metrics.refused.inc_by(refused);
             if let Some(waited) = self.queue.advance(&batch, through) {
                 self.metrics.latency.observe(waited.as_secs_f64());
@@ -323,7 +325,7 @@ mod tests {
             let flows = batch.iter().filter_map(|joined| joined.decode()).map(|flow| flow.head.src_port);
             self.delivered.lock().unwrap().extend(flows.take(through).skip(from));
             let error = lost.then(|| SinkError::Lost(io::ErrorKind::BrokenPipe.into()));
-            Delivery { through, refused: 0, error }
+            Delivery { through, delivered: (through - from) as u64, refused: 0, error }
         }
 
         async fn idle(&mut self) -> Result<(), SinkError> {
@@ -358,6 +360,28 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
         assert!(shown.contains("sink_latency_seconds_count{sink=\"test\"} 3\n"), "{shown}");
         assert!(shown.contains("sink_latency_seconds_sum{sink=\"test\"} 23."), "7 + 8 + 8 s: {shown}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ten_minutes_away_cost_the_oldest_flows_beyond_the_bound_and_no_more() {
+        let metrics = Metrics::new(&mut Registry::default()).sink("test");
+        let delivered = Arc::new(Mutex::new(Vec::new()));
+        let (queue, receiver) = Queue::new(300);
+        // 1, 2, 4, 8 and 16 s, then every 30 s: open after 601 s.
+        let sink = Fickle { away: 24, until_lost: None, delivered: delivered.clone() };
+        let running = tokio::spawn(run(sink, receiver, metrics.clone()));
+        let mut dropped = 0;
+        for _ in 0..600 {
+            dropped += queue.put(Arc::new(batch_of(3)));
+            assert!(queue.len() <= 300);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!((dropped, metrics.failures.get(), metrics.delivered.get()), (1_500, 24, 0));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!((metrics.delivered.get(), queue.len()), (300, 0));
+        drop(queue);
+        running.await.unwrap();
+        assert_eq!(delivered.lock().unwrap().len(), 300);
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ pub struct RecordMetrics {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SinkNumbers {
-    /// Flows delivered, or left out by the sink's filters.
+    /// Flows delivered.
     pub delivered: u64,
     /// Flows dropped from a full queue.
     pub dropped: u64,

@@ -72,7 +72,7 @@ impl Sink for IpfixSink {
     }
 
     async fn deliver(&mut self, batch: &Batch, from: usize) -> Delivery {
-        let mut delivery = Delivery { through: from, refused: 0, error: None };
+        let mut delivery = Delivery { through: from, delivered: 0, refused: 0, error: None };
         if batch.content() != self.content {
             // After a change of the mode the old mode's flows may still come.
             self.content = batch.content();
@@ -98,7 +98,8 @@ impl Sink for IpfixSink {
                 if let Err(error) = write(connection, session).await {
                     return Delivery { error: Some(error), ..delivery };
                 }
-                delivery = Delivery { through: number + 1, refused, error: None };
+                let delivered = (number + 1 - from) as u64 - refused;
+                delivery = Delivery { through: number + 1, delivered, refused, error: None };
             }
         }
         delivery

@@ -45,7 +45,7 @@ impl Sink for JsonSink {
     }
 
     async fn deliver(&mut self, batch: &Batch, from: usize) -> Delivery {
-        let mut delivery = Delivery { through: from, refused: 0, error: None };
+        let mut delivery = Delivery { through: from, delivered: 0, refused: 0, error: None };
         let Some(connection) = &mut self.connection else {
             return Delivery { error: Some(SinkError::Closed), ..delivery };
         };
@@ -73,7 +73,8 @@ impl Sink for JsonSink {
                 return Delivery { error: Some(SinkError::Lost(error)), ..delivery };
             }
             self.lines.clear();
-            delivery = Delivery { through: number + 1, refused, error: None };
+            let delivered = (number + 1 - from) as u64 - refused;
+            delivery = Delivery { through: number + 1, delivered, refused, error: None };
         }
         let flushed = connection.flush().await;
         Delivery { error: flushed.err().map(SinkError::Lost), ..delivery }

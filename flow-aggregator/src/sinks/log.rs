@@ -61,6 +61,7 @@ struct Lines {
 struct Written {
     file: LogFile,
     through: usize,
+    delivered: u64,
     rotated: bool,
     error: Option<io::Error>,
 }
@@ -127,10 +128,10 @@ impl Sink for LogSink {
     /// After a failure no line is half there, and only those that are not there are written again.
     async fn deliver(&mut self, batch: &Batch, from: usize) -> Delivery {
         let (lines, refused) = self.lines(batch, from);
-        let failed = |error| Delivery { through: from, refused: 0, error: Some(error) };
+        let failed = |error| Delivery { through: from, delivered: 0, refused: 0, error: Some(error) };
         let Some(file) = self.file.take() else { return failed(SinkError::Closed) };
         let rotation = self.settings.rotation.clone();
-        let Written { file, through, rotated, error } =
+        let Written { file, through, delivered, rotated, error } =
             match spawn_blocking(move || write(file, &lines, &rotation, from)).await {
                 Ok(written) => written,
                 Err(error) => return failed(self.failed(io::Error::other(error))),
@@ -140,8 +141,8 @@ impl Sink for LogSink {
             self.tidy();
         }
         match error {
-            None => Delivery { through: batch.len(), refused, error: None },
-            Some(error) => Delivery { through, refused: 0, error: Some(self.failed(error)) },
+            None => Delivery { through: batch.len(), delivered, refused, error: None },
+            Some(error) => Delivery { through, delivered, refused: 0, error: Some(self.failed(error)) },
         }
     }
 
@@ -198,5 +199,5 @@ fn write(mut file: LogFile, lines: &Lines, rotation: &Rotation, from: usize) -> 
             Err(error) => break Some(error),
         }
     };
-    Written { file, through, rotated, error }
+    Written { file, through, delivered: next as u64, rotated, error }
 }
