@@ -8,6 +8,7 @@ mod address;
 mod backoff;
 mod connection;
 mod listener;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -16,7 +17,8 @@ pub use address::{Address, AddressError, Host};
 pub use backoff::Backoff;
 pub use connection::{ConnectError, Connection, connect, connect_as, connect_to};
 pub use listener::{DatagramListener, Handshake, Incoming, ListenError, Listener, StreamListener};
-pub use tls::{SuiteError, TlsClient, TlsError, TlsFiles, TlsServer, TlsSuites, TlsTrust, TlsVersion};
+pub use stream::ByteStream;
+pub use tls::{SuiteError, TlsClient, TlsError, TlsFiles, TlsServer, TlsSuites, TlsTrust, TlsVersion, Trust};
 
 use std::{fmt, str::FromStr};
 use tokio::io::{AsyncRead, AsyncWrite};

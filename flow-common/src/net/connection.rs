@@ -3,7 +3,7 @@
 //! Takes an address and, for TLS, the certificates; gives a [`Connection`] that sends messages and tells when the other
 //! end is gone. A name is resolved anew at every connect and each of its addresses is tried.
 
-use super::{Address, Duplex, Protocol, STREAM_MESSAGE_LIMIT, TlsClient};
+use super::{Address, ByteStream, Protocol, STREAM_MESSAGE_LIMIT, TlsClient};
 use rustls::pki_types::ServerName;
 use std::{
     io,
@@ -193,11 +193,11 @@ impl Connection {
         }
     }
 
-    /// The stream itself, for a protocol that talks both ways; nothing of datagrams.
-    pub fn into_duplex(self) -> Option<Box<dyn Duplex>> {
+    /// The stream itself, for protocols that are no one-way street; `None` of datagrams.
+    pub fn into_stream(self) -> Option<ByteStream> {
         match self.stream {
-            Stream::Tls(stream) => Some(stream),
-            Stream::Tcp(stream) => Some(Box::new(stream)),
+            Stream::Tls(stream) => Some(ByteStream::from(*stream)),
+            Stream::Tcp(stream) => Some(ByteStream::from(stream)),
             Stream::Udp(_) => None,
         }
     }
@@ -269,13 +269,15 @@ fn remedy(error: &io::Error) -> &'static str {
     match error {
         // Two CAs of one name, as `certs init --force` makes them, differ in their signatures.
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            ". The collector's certificate is of another CA: use the ca.crt that signed it"
+            ". Its certificate is of another CA: configure the ca.crt that signed it"
         }
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => ". The collector's certificate is for other names: add this one (`flow-aggregator certs init --san`)",
+        ) => {
+            ". Its certificate is for other names: have it made for this one (ours: `flow-aggregator certs init --san`)"
+        }
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            ". The collector's certificate has expired: renew it"
+            ". Its certificate has expired: renew it"
         }
         _ => "",
     }

@@ -10,9 +10,10 @@ mod choice;
 pub use choice::{SuiteError, TlsSuites, TlsVersion};
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
     server::WebPkiClientVerifier,
 };
 use std::{
@@ -31,15 +32,39 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// Whose certificates a client takes that shows none itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Those that this CA signed (PEM).
+    Ca(PathBuf),
+    /// Those of the CAs that the system trusts.
+    System,
+    /// Everybody's: encrypted, but to whomever it is that answers.
+    Anyone,
+}
+
 /// Whom a client trusts that is not among our own, and what it shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsTrust {
-    /// The CA that signed the server's certificate; none: those that this machine trusts.
-    pub ca: Option<PathBuf>,
+    /// Whose certificates are taken.
+    pub trust: Trust,
     /// Certificate and private key that are shown, if any.
     pub pair: Option<(PathBuf, PathBuf)>,
     /// The least version.
     pub least: TlsVersion,
+}
+
+impl Trust {
+    /// That CA, or where none is named those that the system trusts.
+    pub fn of(ca: Option<PathBuf>) -> Trust {
+        ca.map_or(Trust::System, Trust::Ca)
+    }
+}
+
+impl From<Trust> for TlsTrust {
+    fn from(trust: Trust) -> TlsTrust {
+        TlsTrust { trust, pair: None, least: TlsVersion::default() }
+    }
 }
 
 /// What a client needs.
@@ -91,9 +116,11 @@ pub enum TlsError {
         /// What TLS says.
         source: rustls::Error,
     },
-    /// No file of the machine's CAs was found.
-    #[error("this machine has no list of CAs (looked for {}): name the CA's file", SYSTEM_CAS.join(", "))]
-    NoSystemCas,
+    /// The system has no CAs.
+    #[error(
+        "this system trusts no CA: {0}; install its CA certificates (the package ca-certificates) or configure the server's CA"
+    )]
+    NoSystemCa(String),
     /// The protocol versions cannot be set up with this provider.
     #[error("TLS cannot be set up: {0}")]
     Setup(#[source] rustls::Error),
@@ -111,16 +138,16 @@ impl TlsClient {
         Ok(TlsClient(Arc::new(config)))
     }
 
-    /// Trusts whom `trust` says.
+    /// Trusts whom `trust` says, and shows what it says.
     pub fn trusting(trust: &TlsTrust) -> Result<TlsClient, TlsError> {
-        let roots = match &trust.ca {
-            Some(ca) => roots(ca)?,
-            None => system_roots()?,
-        };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&trust.least.accepted())
-            .map_err(TlsError::Setup)?
-            .with_root_certificates(roots);
+            .map_err(TlsError::Setup)?;
+        let builder = match &trust.trust {
+            Trust::Ca(path) => builder.with_root_certificates(roots(path)?),
+            Trust::System => builder.with_root_certificates(system_roots()?),
+            Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider()))),
+        };
         let config = match &trust.pair {
             None => builder.with_no_client_auth(),
             Some((cert, key_file)) => builder
@@ -128,6 +155,45 @@ impl TlsClient {
                 .map_err(|source| TlsError::Pair { cert: cert.clone(), key: key_file.clone(), source })?,
         };
         Ok(TlsClient(Arc::new(config)))
+    }
+}
+
+/// Takes every certificate, but not every signature: the other end must hold the certificate's key.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -172,24 +238,6 @@ impl TlsServer {
     }
 }
 
-/// Where distributions keep the CAs that a machine trusts.
-const SYSTEM_CAS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
-/// Certificates among them that TLS cannot use are left out: one odd CA must not shut out all others.
-fn system_roots() -> Result<RootCertStore, TlsError> {
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let mut files = named.into_iter().chain(SYSTEM_CAS.iter().map(PathBuf::from));
-    let file = files.find(|file| file.exists()).ok_or(TlsError::NoSystemCas)?;
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates(&file)?);
-    Ok(roots)
-}
-
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
@@ -198,6 +246,18 @@ pub(super) fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         roots.add(certificate).map_err(|source| TlsError::Ca { path: path.to_owned(), source })?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Systems carry certificates that no strict reader takes; the others are what is trusted.
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let faults: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(TlsError::NoSystemCa(faults.join(", ")));
     }
     Ok(roots)
 }
