@@ -3,6 +3,7 @@
 //! Takes the file's text, gives [`Config`], or every fault by line and key. docs/aggregator-config.md is made from the
 //! declaration. Opens nothing that the keys name.
 
+mod clickhouse;
 mod filters;
 mod settle;
 #[cfg(test)]
@@ -16,9 +17,10 @@ pub use value::{
 };
 
 use crate::aggregate::Settings as Table;
+use clickhouse::{Database, Fraction, Size};
 use flow_common::{
     config::{self, Loaded, Problems, Settings},
-    net::{Address, IPFIX_PORT, Protocol, TlsFiles, TlsTrust},
+    net::{Address, IPFIX_PORT, Protocol, TlsFiles, TlsTrust, Trust},
     settings,
 };
 use std::{
@@ -123,6 +125,37 @@ settings! {
         "flowLogger.filters" => logger_filters: ActionFilters = ActionFilters::default(),
         /// Not offered. A section with `enable: false` is accepted, so that files of other aggregators need no change.
         "s3Uploader" => s3: Unoffered = Unoffered,
+        /// Whether joined flows are written to ClickHouse. User and password are taken from the environment variables
+        /// `CH_USERNAME` and `CH_PASSWORD`; without them it is the user `default` without a password.
+        "clickHouse.enable" => clickhouse_enable: bool = false,
+        /// The database in which the table `flows` and its views are. It must be there; they are made if missing.
+        "clickHouse.database" => clickhouse_database: String = "default".to_owned(),
+        /// The server: `SCHEME://HOST:PORT`. SCHEME is `tcp` (usual port 9000) or `tls` (9440) for the native protocol,
+        /// `http` (8123) or `https` (8443).
+        "clickHouse.databaseURL" => clickhouse_url: Database = Database::usual(),
+        /// Whether anybody's certificate is taken. The connection is encrypted then, but to whomever it is that answers.
+        "clickHouse.tls.insecureSkipVerify" => clickhouse_insecure: bool = false,
+        /// Whether the server's certificate is of a CA of its own, which `clickHouse.tls.caFile` names.
+        "clickHouse.tls.caCert" => clickhouse_custom_ca: bool = false,
+        /// The CA that signed the server's certificate (PEM). Empty: the CAs that the system trusts.
+        "clickHouse.tls.caFile" => clickhouse_ca: Option<PathBuf> = None,
+        /// Whether every statement that is sent is logged.
+        "clickHouse.debug" => clickhouse_debug: bool = false,
+        /// Whether rows are compressed (LZ4) on the way.
+        "clickHouse.compress" => clickhouse_compress: bool = true,
+        /// Rows are gathered this long, then committed together; 65,536 are committed at once. From 1s to 1h.
+        "clickHouse.commitInterval" => clickhouse_interval: Duration = Duration::from_secs(8),
+        /// Rows that wait while the server is away or slow. Beyond it the oldest are dropped and counted.
+        "clickHouse.queue" => clickhouse_queue: u32 = 524_288,
+        /// Rows older than this are deleted; `0s`: never.
+        "clickHouse.ttl" => clickhouse_ttl: Duration = Duration::from_secs(12 * 3_600),
+        /// Above this size of table and views on the server's disk the oldest partitions (hours or days) are dropped.
+        "clickHouse.retention.maxBytes" => clickhouse_max_bytes: Option<Size> = None,
+        /// Above this part of the disk's size the oldest partitions are dropped.
+        "clickHouse.retention.maxFraction" => clickhouse_max_fraction: Option<Fraction> = None,
+        /// A cluster of ClickHouse, by its name in the servers' `remote_servers`: replicated tables on every server, and
+        /// `flows` and the views span them. Empty: the one server.
+        "clickHouse.cluster" => clickhouse_cluster: String = String::new(),
         /// A folder of Kubernetes manifests (Node, Namespace, Pod): the aggregator then decides where both ends of a flow
         /// are, and names Pods whose Node does not report. Changed files are read again.
         "kubernetes.objects" => objects: Option<PathBuf> = None,
@@ -216,7 +249,8 @@ impl Config {
     /// Whom the collector must be, and what it is shown, where it is reached by TLS.
     pub fn collector_trust(&self) -> Option<TlsTrust> {
         let pair = self.collector_tls_cert.clone().zip(self.collector_tls_key.clone());
-        let trust = TlsTrust { ca: self.collector_tls_ca.clone(), pair, least: self.collector_tls_version.version };
+        let trust = Trust::of(self.collector_tls_ca.clone());
+        let trust = TlsTrust { trust, pair, least: self.collector_tls_version.version };
         self.collector_tls.then_some(trust)
     }
 

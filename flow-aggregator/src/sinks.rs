@@ -4,12 +4,14 @@
 //! them. A sink that cannot start or loses its peer tries again for ever, with back-off, and keeps its place: what was
 //! not delivered is delivered first when it is back.
 
+pub mod clickhouse;
 mod ipfix;
 mod json;
 mod log;
 mod peer;
 mod queue;
 
+pub use clickhouse::ClickHouseSink;
 pub use ipfix::{IpfixSettings, IpfixSink};
 pub use json::{JsonSettings, JsonSink};
 pub use log::{LogSettings, LogSink, Rotation};
@@ -18,7 +20,13 @@ pub use queue::{Queue, Receiver};
 
 use crate::{aggregate::Batch, metrics::SinkMetrics};
 use flow_common::net::{Backoff, ConnectError, TlsError};
-use std::{fmt, io, ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{
+    fmt, io,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -34,13 +42,22 @@ pub trait Sink: Send + 'static {
     /// Connects or opens. Called again after every failure.
     fn open(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// Delivers the flows of a batch from the `from`th on. Gives how many are delivered, which after an error is where
-    /// the next attempt begins.
+    /// Delivers the flows of a batch from the `from`th on, or takes them to deliver them together with others.
     fn deliver(&mut self, batch: &Batch, from: usize) -> impl Future<Output = Delivery> + Send;
 
-    /// Waits, while there is nothing to deliver, until the destination is lost or something periodic was done.
-    /// Cancel-safe.
+    /// Waits, while there is nothing to deliver, until the destination is lost or something periodic was done, or is to
+    /// be done by [`settle`](Self::settle). Cancel-safe.
     fn idle(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Delivers what was taken before and is due, or at the end all of it. Gives how many flows that were.
+    fn settle(&mut self, _end: bool) -> impl Future<Output = Result<u64, SinkError>> + Send {
+        std::future::ready(Ok(0))
+    }
+
+    /// Flows that were taken and are not delivered yet.
+    fn held(&self) -> u64 {
+        0
+    }
 
     /// Ends in order.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
@@ -51,7 +68,7 @@ pub trait Sink: Send + 'static {
 pub struct Delivery {
     /// Flows of the batch that the sink is done with, counted from its first: the next attempt begins here.
     pub through: usize,
-    /// Flows that the destination has now.
+    /// Flows that the destination has now, of this batch or taken earlier.
     pub delivered: u64,
     /// Flows of the batch that the destination cannot take at all.
     pub refused: u64,
@@ -79,6 +96,14 @@ pub enum SinkError {
         /// What the system said.
         source: io::Error,
     },
+    /// ClickHouse does not do what it should.
+    #[error("{server}: {error}")]
+    ClickHouse {
+        /// Where it is.
+        server: String,
+        /// What is wrong.
+        error: Box<clickhouse::Error>,
+    },
     /// It is not open.
     #[error("it is not open")]
     Closed,
@@ -93,6 +118,8 @@ pub enum Spec {
     Json(JsonSettings),
     /// Lines in a file.
     Log(LogSettings),
+    /// Rows of ClickHouse.
+    ClickHouse(Box<clickhouse::Settings>),
 }
 
 impl Spec {
@@ -102,6 +129,7 @@ impl Spec {
             Spec::Ipfix(_) => "ipfix",
             Spec::Json(_) => "json",
             Spec::Log(_) => "log",
+            Spec::ClickHouse(_) => "clickhouse",
         }
     }
 }
@@ -114,15 +142,18 @@ impl fmt::Display for Spec {
             }
             Spec::Json(settings) => write!(f, "JSON to {}", settings.peer),
             Spec::Log(settings) => write!(f, "lines to {}", settings.path.display()),
+            Spec::ClickHouse(settings) => write!(f, "rows to {}", settings.server.endpoint),
         }
     }
 }
 
 /// Serves a sink until its queue is closed and empty, or the end of the process does not wait for it any longer. Where
-/// its settings change, it is closed and opened anew with them; the queue stays.
+/// its settings change, it is closed and opened anew with them; the queue stays. What a sink had taken to deliver it
+/// together with others it delivers first; if it cannot within a few seconds, that is dropped and counted.
 pub async fn run(spec: watch::Receiver<Spec>, queue: Receiver, metrics: SinkMetrics) {
     let name = spec.borrow().name();
-    let task = Task { name, queue: &queue, metrics: &metrics };
+    let held = AtomicU64::new(0);
+    let task = Task { name, queue: &queue, metrics: &metrics, held: &held };
     task.ended(async {
         let mut changes = Changes::new(spec);
         loop {
@@ -131,10 +162,12 @@ pub async fn run(spec: watch::Receiver<Spec>, queue: Receiver, metrics: SinkMetr
                 Spec::Ipfix(settings) => task.attempts(IpfixSink::new(settings), &mut changes).await,
                 Spec::Json(settings) => task.attempts(JsonSink::new(settings), &mut changes).await,
                 Spec::Log(settings) => task.attempts(LogSink::new(settings), &mut changes).await,
+                Spec::ClickHouse(settings) => task.attempts(ClickHouseSink::new(*settings), &mut changes).await,
             };
             if over.is_break() {
                 return;
             }
+            task.drop_held();
             changes.take();
         }
     })
@@ -174,6 +207,8 @@ struct Task<'a> {
     name: &'static str,
     queue: &'a Receiver,
     metrics: &'a SinkMetrics,
+    /// What [`Sink::held`] gave at last: its task may be broken off.
+    held: &'a AtomicU64,
 }
 
 /// Why a sink is not served further.
@@ -193,12 +228,21 @@ impl Task<'_> {
             () = work => {}
             () = overdue(self.queue) => {}
         }
-        let lost = self.queue.drain();
+        let lost = self.queue.drain() + self.held.swap(0, Ordering::Relaxed);
         self.metrics.dropped.inc_by(lost);
         self.metrics.queued.set(0);
         self.metrics.connected.set(0);
         if lost > 0 {
             tracing::warn!("sink {}: {lost} flows are lost with its end", self.name);
+        }
+    }
+
+    /// What the sink that ended had taken and did not deliver is lost.
+    fn drop_held(self) {
+        let lost = self.held.swap(0, Ordering::Relaxed);
+        self.metrics.dropped.inc_by(lost);
+        if lost > 0 {
+            tracing::warn!("sink {}: {lost} flows that it had taken are lost with its old settings", self.name);
         }
     }
 
@@ -223,6 +267,10 @@ impl Task<'_> {
             let error = match ended {
                 Ended::Failed(error) => error,
                 Ended::Over | Ended::Changed => {
+                    if matches!(ended, Ended::Changed) {
+                        // What fails here is counted by what is still held.
+                        let _ = timeout(LAST_WORDS, self.settle(&mut sink, true)).await;
+                    }
                     // A destination that takes nothing would not take a farewell.
                     let _ = timeout(FAREWELL, sink.close()).await;
                     return if matches!(ended, Ended::Over) {
@@ -247,19 +295,30 @@ impl Task<'_> {
     async fn serve(self, sink: &mut impl Sink, changes: &mut Changes, backoff: &mut Backoff) -> Ended {
         loop {
             let next = tokio::select! {
-                next = self.queue.front() => next,
+                next = self.queue.front() => Some(next),
                 idle = sink.idle() => match idle {
-                    Ok(()) => continue,
+                    Ok(()) => None,
                     Err(error) => return Ended::Failed(error),
                 },
                 () = changes.wanted() => return Ended::Changed,
             };
-            let Some((batch, from)) = next else { return Ended::Over };
+            let Some(Some((batch, from))) = next else {
+                let settled = tokio::select! {
+                    settled = self.settle(sink, next.is_some()) => settled,
+                    () = async { changes.wanted().await; sleep(LAST_WORDS).await } => return Ended::Changed,
+                };
+                match (settled, next) {
+                    (Err(error), _) => return Ended::Failed(error),
+                    (Ok(()), Some(_)) => return Ended::Over,
+                    (Ok(()), None) => continue,
+                }
+            };
             let Delivery { through, delivered, refused, error } = tokio::select! {
                 delivery = sink.deliver(&batch, from) => delivery,
                 // A destination that takes nothing cannot keep the new settings out.
                 () = async { changes.wanted().await; sleep(LAST_WORDS).await } => return Ended::Changed,
             };
+            self.held.store(sink.held(), Ordering::Relaxed);
             self.metrics.delivered.inc_by(delivered);
             self.metrics.refused.inc_by(refused);
             if let Some(waited) = self.queue.advance(&batch, through) {
@@ -270,6 +329,14 @@ impl Task<'_> {
                 None => backoff.reset(),
             }
         }
+    }
+
+    /// Has the sink deliver what it took and is due, or all of it.
+    async fn settle(self, sink: &mut impl Sink, end: bool) -> Result<(), SinkError> {
+        let settled = sink.settle(end).await;
+        self.held.store(sink.held(), Ordering::Relaxed);
+        self.metrics.delivered.inc_by(settled?);
+        Ok(())
     }
 }
 
@@ -293,7 +360,8 @@ mod tests {
             peer: Peer { address: Address::parse("[::1]:1", Protocol::Tcp).unwrap(), trust: None, name: None },
             extended: true,
         }));
-        let task = Task { name: "test", queue: &queue, metrics: &metrics };
+        let held = AtomicU64::new(0);
+        let task = Task { name: "test", queue: &queue, metrics: &metrics, held: &held };
         let mut changes = Changes::new(spec);
         task.ended(async { assert!(task.attempts(sink, &mut changes).await.is_break()) }).await;
     }

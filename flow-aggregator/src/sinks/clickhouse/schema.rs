@@ -1,0 +1,157 @@
+//! The tables and views of a server, made and brought forward.
+//!
+//! Takes a session; leaves a database in which rows can be inserted, or says why it cannot be one: tables of a later
+//! version, or of somebody else's making. It drops nothing.
+
+use super::{
+    columns::{COLUMNS, Column, Stored},
+    ddl::{Dialect, Layout, VERSION, VERSIONS, VIEWS, quoted},
+    error::Error,
+    session::Session,
+};
+use std::{collections::HashMap, time::Duration};
+
+/// A database in which rows can be inserted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ready {
+    /// How its tables are made.
+    pub(super) layout: Layout,
+    /// The type of milliseconds in its table of flows.
+    pub(super) milliseconds: &'static str,
+    /// The shard that the server belongs to, in a cluster.
+    pub(super) shard: Option<String>,
+}
+
+/// Makes what is missing.
+pub(super) async fn ensure(
+    session: &mut Session,
+    database: &str,
+    cluster: Option<&str>,
+    ttl: Option<Duration>,
+) -> Result<Ready, Error> {
+    let version = one(session, "SELECT version()").await?.unwrap_or_default();
+    let layout = Layout {
+        dialect: Dialect::of(&version),
+        database: database.to_owned(),
+        cluster: cluster.map(str::to_owned),
+        ttl,
+    };
+    let tables = tables(session).await?;
+    if tables.contains_key(VERSIONS) {
+        let found = one(session, &format!("SELECT toString(max(version)) FROM {VERSIONS}")).await?;
+        let found = found.and_then(|text| text.parse().ok()).unwrap_or(0);
+        if found > VERSION {
+            return Err(Error::Newer { found, known: VERSION });
+        }
+    }
+    let flows = layout.inserted();
+    let added = match tables.contains_key(&flows) {
+        true => bring_forward(session, &layout, &flows).await?,
+        false => 0,
+    };
+    let mut statements = layout.flows();
+    for view in VIEWS.iter() {
+        // A view of an earlier deployment's own making goes on as it is.
+        if !tables.contains_key(&layout.local(view.name)) || tables.contains_key(&layout.local(view.table)) {
+            statements.extend(layout.view(view));
+        }
+    }
+    statements.push(layout.versions());
+    for statement in statements {
+        session.ask(&statement).await?;
+    }
+    limit_age(session, &layout, &tables).await?;
+    let stamped = one(session, &format!("SELECT toString(max(version)) FROM {VERSIONS}")).await?;
+    if stamped.as_deref() != Some(&VERSION.to_string()) {
+        session.ask(&layout.stamp()).await?;
+        tracing::info!(
+            "ClickHouse {version}: tables and views of schema version {VERSION} are there{}",
+            if added > 0 { format!(", {added} columns were added to {flows}") } else { String::new() }
+        );
+    }
+    let types = types(session, &flows).await?;
+    let of_milliseconds = COLUMNS.iter().find(|column| column.stored == Stored::Milliseconds);
+    let kind = of_milliseconds.and_then(|column| types.get(column.name)).map_or("", String::as_str);
+    let milliseconds = if kind.starts_with("DateTime64") { "DateTime64(3)" } else { "UInt64" };
+    let shard = match &layout.cluster {
+        Some(_) => one(session, "SELECT getMacro('shard')").await?,
+        None => None,
+    };
+    Ok(Ready { layout, milliseconds, shard })
+}
+
+/// A table that is there must have the specification's columns; it gets the others. Gives how many it got.
+async fn bring_forward(session: &mut Session, layout: &Layout, table: &str) -> Result<usize, Error> {
+    let types = types(session, table).await?;
+    let foreign = |why: String| Error::Layout { table: table.to_owned(), why };
+    let mut added = 0;
+    for column in COLUMNS.iter() {
+        match types.get(column.name) {
+            Some(kind) if !fits(column, kind) => {
+                return Err(foreign(format!("column {} is of type {kind}", column.name)));
+            }
+            Some(_) => {}
+            None if column.added => {
+                for statement in layout.add(column) {
+                    session.ask(&statement).await?;
+                }
+                added += 1;
+            }
+            None => return Err(foreign(format!("it has no column {}", column.name))),
+        }
+    }
+    Ok(added)
+}
+
+/// Whether values can be inserted into a column of this type.
+fn fits(column: &Column, kind: &str) -> bool {
+    let inner = kind.strip_prefix("LowCardinality(").and_then(|inner| inner.strip_suffix(')')).unwrap_or(kind);
+    match column.stored {
+        Stored::Number8 => kind == "UInt8",
+        Stored::Number16 => kind == "UInt16",
+        Stored::Number64 => kind == "UInt64",
+        Stored::Seconds => kind == "DateTime" || kind.starts_with("DateTime("),
+        Stored::Milliseconds => kind == "UInt64" || kind.starts_with("DateTime64(3"),
+        Stored::Name | Stored::Text => inner == "String",
+    }
+}
+
+/// The limit of age of tables that were there before follows the configuration.
+async fn limit_age(session: &mut Session, layout: &Layout, tables: &HashMap<String, String>) -> Result<(), Error> {
+    if layout.dialect == Dialect::Plain {
+        return Ok(());
+    }
+    for table in layout.tables() {
+        let Some(made) = tables.get(&table) else { continue };
+        let statements = layout.keep(&table, made);
+        if !statements.is_empty() {
+            tracing::info!("ClickHouse: table {table} follows clickHouse.ttl");
+        }
+        for statement in statements {
+            session.ask(&statement).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What tables and views there are, and how each was made.
+async fn tables(session: &mut Session) -> Result<HashMap<String, String>, Error> {
+    let sql = "SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase()";
+    Ok(pairs(session.ask(sql).await?.rows))
+}
+
+/// The types of a table's columns.
+async fn types(session: &mut Session, table: &str) -> Result<HashMap<String, String>, Error> {
+    let table = quoted(table);
+    let sql = format!("SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = '{table}'");
+    Ok(pairs(session.ask(&sql).await?.rows))
+}
+
+fn pairs(rows: Vec<Vec<String>>) -> HashMap<String, String> {
+    rows.into_iter().filter_map(|row| row.try_into().ok()).map(|[name, value]: [String; 2]| (name, value)).collect()
+}
+
+/// The one value of a question that has one.
+async fn one(session: &mut Session, sql: &str) -> Result<Option<String>, Error> {
+    Ok(session.ask(sql).await?.rows.into_iter().flatten().next())
+}
