@@ -68,15 +68,16 @@ impl Outlets {
     pub fn apply(&mut self, config: &Config) -> Vec<Arc<Outlet>> {
         let wanted = wanted(config, self.domain);
         if wanted.is_empty() {
-            tracing::warn!("no sink is enabled (flowCollector.enable, flowLogger.enable): flows go nowhere");
+            tracing::warn!(
+                "no sink is enabled (flowCollector.enable, clickHouse.enable, flowLogger.enable): flows go nowhere"
+            );
         }
-        let names: Vec<&str> = wanted.iter().map(Spec::name).collect();
+        let names: Vec<&str> = wanted.iter().map(|(spec, _)| spec.name()).collect();
         for (name, stopped) in self.running.extract_if(.., |name, _| !names.contains(name)) {
             tracing::info!("sink {name}: it is not wanted any more");
             self.ending.insert(name, stopped.ended);
         }
-        let queue = config.sink_queue as usize;
-        for spec in wanted {
+        for (spec, queue) in wanted {
             match self.running.get(spec.name()) {
                 Some(running) => {
                     running.outlet.queue.bound(queue);
@@ -121,14 +122,15 @@ impl Outlets {
     }
 }
 
-/// The sinks that a configuration names.
-fn wanted(config: &Config, domain: u32) -> Vec<Spec> {
+/// The sinks that a configuration names, and how many flows may wait for each.
+fn wanted(config: &Config, domain: u32) -> Vec<(Spec, usize)> {
+    let queue = config.sink_queue as usize;
     let mut wanted = Vec::new();
     if let Some(address) = config.collector_address() {
         let name = Some(config.collector_tls_name.clone()).filter(|name| !name.is_empty());
         let peer = Peer { address, trust: config.collector_trust(), name };
         let extended = config.extended;
-        wanted.push(match config.record_format {
+        let spec = match config.record_format {
             RecordFormat::Ipfix => Spec::Ipfix(IpfixSettings {
                 peer,
                 domain: config.domain().unwrap_or(domain),
@@ -138,17 +140,22 @@ fn wanted(config: &Config, domain: u32) -> Vec<Spec> {
                 template_refresh: u32::try_from(config.template_refresh.as_secs()).unwrap_or(u32::MAX),
             }),
             RecordFormat::Json => Spec::Json(JsonSettings { peer, extended }),
-        });
+        };
+        wanted.push((spec, queue));
     }
     if config.logger_enable {
-        wanted.push(Spec::Log(LogSettings {
+        let settings = LogSettings {
             path: config.logger_path.clone(),
             extended: config.extended,
             format: config.logger_format,
             pretty: config.logger_pretty,
             filters: config.logger_filters.clone(),
             rotation: rotation(config),
-        }));
+        };
+        wanted.push((Spec::Log(settings), queue));
+    }
+    if let Some(settings) = config.clickhouse() {
+        wanted.push((Spec::ClickHouse(Box::new(settings)), config.clickhouse_queue as usize));
     }
     wanted
 }

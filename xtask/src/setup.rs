@@ -1,10 +1,13 @@
 //! `cargo xtask setup`: what building, the lab and the tests need of the machine. Installs only what is missing, so it can run before every
-//! command that needs it. It never touches what the distribution does not package, but for bpf-linker, which is built into `target/tools`.
+//! command that needs it. What the distribution does not package is not touched, but for bpf-linker, which is built into `target/tools`, and
+//! a modern ClickHouse, which is linked from there.
 
 use crate::shell::{self, Rights};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+mod clickhouse;
 
 /// bpf-linker reads the bitcode that rustc writes, so its LLVM must be at least rustc's: newest first.
 const LLVM_VERSIONS: [u32; 2] = [23, 22];
@@ -29,13 +32,15 @@ pub(crate) enum Need {
     Lab,
     /// Foreign collectors and captures.
     Interop,
+    /// Servers of ClickHouse, old and modern.
+    ClickHouse,
     /// Virtual machines with other kernels, and what is copied into them.
     Vm,
 }
 
 impl Need {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Lab, Self::Interop, Self::Vm];
+    pub(crate) const ALL: [Self; 5] = [Self::Build, Self::Lab, Self::Interop, Self::ClickHouse, Self::Vm];
 }
 
 impl Need {
@@ -47,6 +52,7 @@ impl Need {
                 &[("ip", "iproute2"), ("nft", "nftables"), ("conntrack", "conntrack"), ("ping", "iputils-ping")]
             }
             Need::Interop => &[("tshark", "tshark"), ("nfcapd", "nfdump")],
+            Need::ClickHouse => &[("clickhouse-server", "clickhouse-server"), ("npm", "npm"), ("tar", "tar")],
             Need::Vm => &[
                 ("qemu-system-x86_64", "qemu-system-x86"),
                 ("busybox", "busybox-static"),
@@ -88,6 +94,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     if missing.bpf_linker {
         build_bpf_linker()?;
     }
+    if missing.clickhouse {
+        clickhouse::fetch()?;
+    }
     Ok(())
 }
 
@@ -100,6 +109,7 @@ struct Missing {
     packages: Vec<String>,
     rust_src: bool,
     bpf_linker: bool,
+    clickhouse: bool,
 }
 
 impl Missing {
@@ -111,6 +121,7 @@ impl Missing {
         let mut names: Vec<&str> = self.packages.iter().map(String::as_str).collect();
         names.extend(self.rust_src.then_some("rust-src"));
         names.extend(self.bpf_linker.then_some("bpf-linker"));
+        names.extend(self.clickhouse.then_some("a modern ClickHouse (npm)"));
         names
     }
 }
@@ -129,7 +140,8 @@ fn missing(needs: &[Need]) -> Result<Missing> {
     if bpf_linker {
         packages.extend(missing_llvm()?);
     }
-    Ok(Missing { packages, rust_src: build && !rust_src()?, bpf_linker })
+    let clickhouse = needs.contains(&Need::ClickHouse) && !clickhouse::is_there();
+    Ok(Missing { packages, rust_src: build && !rust_src()?, bpf_linker, clickhouse })
 }
 
 /// The libraries bpf-linker is built against. An LLVM of the user's own (`LLVM_PREFIX`) needs none of them.

@@ -51,6 +51,13 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
+/// The user's cache, outside the checkout, for what is large and rarely changes.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home);
+    Ok(base.context("neither HOME nor XDG_CACHE_HOME is set")?.join("flow-observer"))
+}
+
 /// How a command gets root's rights here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rights {

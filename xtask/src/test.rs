@@ -36,15 +36,30 @@ enum Step {
     Lab,
     /// Foreign collectors and exporters.
     Interop,
+    /// ClickHouse servers, old and modern.
+    Clickhouse,
     /// The kernel programs and the lab on other kernels.
     Vm,
 }
 
-const STEPS: [Step; 9] =
-    [Step::Format, Step::Tidy, Step::Ebpf, Step::Clippy, Step::Host, Step::Kernel, Step::Lab, Step::Interop, Step::Vm];
+const STEPS: [Step; 10] = [
+    Step::Format,
+    Step::Tidy,
+    Step::Ebpf,
+    Step::Clippy,
+    Step::Host,
+    Step::Kernel,
+    Step::Lab,
+    Step::Interop,
+    Step::Clickhouse,
+    Step::Vm,
+];
 
 /// The test programs of flow-agent that load kernel programs begin with this.
 const KERNEL: &str = "kernel_";
+
+/// The tests of the crate interop that run ClickHouse servers.
+const CLICKHOUSE: &str = "clickhouse";
 
 /// What became of a step.
 struct Outcome {
@@ -92,6 +107,7 @@ impl Step {
             Step::Clippy | Step::Ebpf | Step::Host | Step::Kernel => &[Need::Build],
             Step::Lab => &[Need::Build, Need::Lab],
             Step::Interop => &[Need::Build, Need::Lab, Need::Interop],
+            Step::Clickhouse => &[Need::Build, Need::ClickHouse],
             Step::Vm => &[Need::Build, Need::Lab, Need::Vm],
         }
     }
@@ -119,7 +135,18 @@ impl Step {
             }
             Step::Interop => {
                 shell::run(shell::cargo().args(["build", "--quiet", "--workspace"]))?;
-                tests(&["--package", "interop"], |_| true, As::Root)
+                tests(&["--package", "interop"], |name| name != CLICKHOUSE, As::Root)
+            }
+            Step::Clickhouse => {
+                shell::run(shell::cargo().args([
+                    "build",
+                    "--quiet",
+                    "--package",
+                    "flow-aggregator",
+                    "--package",
+                    "interop",
+                ]))?;
+                tests(&["--package", "interop", "--test", CLICKHOUSE], |_| true, As::User)
             }
             Step::Vm => vm_test::all(),
         }
@@ -156,12 +183,12 @@ fn tests(package: &[&str], chosen: impl Fn(&str) -> bool, rights: As) -> Result<
 
 /// A line a step, and the closing line.
 fn summary(outcomes: &[Outcome]) -> Result<()> {
-    println!("\n{:9} {:>7} {:>7} {:>7}", "STEP", "PASSED", "FAILED", "TIME");
+    println!("\n{:10} {:>7} {:>7} {:>7}", "STEP", "PASSED", "FAILED", "TIME");
     for Outcome { step, took, count, failure } in outcomes {
         let name = format!("{step:?}");
-        println!("{name:9} {:>7} {:>7} {:>6}s", count.passed, count.failed, took.as_secs());
+        println!("{name:10} {:>7} {:>7} {:>6}s", count.passed, count.failed, took.as_secs());
         if let Some(failure) = failure {
-            println!("          {}", failure.lines().next().unwrap_or_default());
+            println!("           {}", failure.lines().next().unwrap_or_default());
         }
     }
     let sum = |number: fn(&Count) -> u32| outcomes.iter().map(|outcome| number(&outcome.count)).sum::<u32>();

@@ -8,7 +8,7 @@ use crate::{
     config::Config,
 };
 use anyhow::{Context, Result, bail};
-use flow_common::net::{Address, Protocol, TlsClient, TlsTrust, connect_as};
+use flow_common::net::{Address, Protocol, TlsClient, TlsTrust, Trust, connect_as};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response,
@@ -73,7 +73,7 @@ impl Server {
         })?;
         let made = folder.join(CERTIFICATE);
         let ca = self.ca_file.clone().or_else(|| config.api_cert.clone()).or_else(|| made.exists().then_some(made));
-        let tls = TlsClient::trusting(&TlsTrust { ca, ..TlsTrust::default() })?;
+        let tls = TlsClient::trusting(&TlsTrust::from(Trust::of(ca)))?;
         Ok(Client { address, name, tls, token: token.trim().to_owned() })
     }
 
@@ -122,9 +122,9 @@ impl Client {
     ) -> Result<(Response<Incoming>, tokio::task::JoinHandle<()>)> {
         let connection =
             connect_as(&self.address, &self.name, Some(&self.tls)).await.context("the API does not answer")?;
-        let duplex = connection.into_duplex().context("TLS is a stream")?;
+        let stream = connection.into_stream().context("TLS is a stream")?;
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(duplex)).await.context("the API speaks no HTTP")?;
+            http1::handshake(TokioIo::new(stream)).await.context("the API speaks no HTTP")?;
         // What goes wrong on the connection shows in the answer.
         let connection = tokio::spawn(async { drop(connection.await) });
         let request = Request::builder()

@@ -1,6 +1,9 @@
 //! What stands behind the keys `clickHouse.*` beyond plain values, and what those keys ask of each other.
 
-use super::{Config, text, wanted};
+use super::{
+    Config, Mode,
+    value::{text, wanted},
+};
 use crate::sinks::clickhouse::{Endpoint, Login, Room, Server, Settings};
 use flow_common::{
     config::{Document, Node, Setting, Unfit, Value},
@@ -145,6 +148,10 @@ pub(super) fn settle(config: &Config, document: &mut Document) {
     if config.clickhouse_database.is_empty() {
         document.refuse("clickHouse.database", Unfit::new("must be the name of a database"));
     }
+    if config.clickhouse_enable && config.mode == Mode::Proxy {
+        document
+            .refuse("clickHouse.enable", Unfit::new("cannot be true in mode Proxy: the tables are of joined flows"));
+    }
     let secure = config.clickhouse_url.endpoint.scheme.is_secure();
     if config.clickhouse_custom_ca && config.clickhouse_ca.is_none() && secure {
         let reason = "is true, so clickHouse.tls.caFile must name the CA's certificate (ca.crt of Secret clickhouse-ca, mounted)";
@@ -192,6 +199,13 @@ mod tests {
         assert_eq!(settings.server.trust, Trust::Ca("ca.crt".into()));
         assert_eq!((settings.ttl, settings.cluster.as_deref(), settings.extended), (None, Some("c"), false));
         assert_eq!(settings.room, Room { max_bytes: Some(20 << 30), max_fraction: Some(0.5) });
+    }
+
+    #[test]
+    fn the_tables_are_of_joined_flows() {
+        let text = "aggregatorTransportProtocol: tcp\nmode: Proxy\nclickHouse: {enable: true}\n";
+        let said = super::super::read("flow-aggregator.conf", text).unwrap_err().to_string();
+        assert_snapshot!(said, @"flow-aggregator.conf:3: clickHouse.enable: cannot be true in mode Proxy: the tables are of joined flows");
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub(super) fn settle(config: &mut Config, document: &mut Document) {
     logger(config, document);
     api(config, document);
     agents_tls(config, document);
+    super::clickhouse::settle(config, document);
 }
 
 fn timeouts(config: &Config, document: &mut Document) {

@@ -173,6 +173,16 @@ impl Setting for Domain {
     }
 }
 
+impl Cluster {
+    /// As it is usually written; "" if none is set.
+    pub fn text(&self) -> String {
+        let Some(uuid) = self.0 else { return String::new() };
+        let digits = format!("{:032x}", u128::from_be_bytes(uuid));
+        let groups = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)].map(|(begin, end)| &digits[begin..end]);
+        groups.join("-")
+    }
+}
+
 impl Setting for Cluster {
     const FORM: &'static str = "a UUID (xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx)";
 
@@ -185,10 +195,7 @@ impl Setting for Cluster {
     }
 
     fn print(&self) -> String {
-        let Some(uuid) = self.0 else { return "\"\"".to_owned() };
-        let digits = format!("{:032x}", u128::from_be_bytes(uuid));
-        let groups = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)].map(|(begin, end)| &digits[begin..end]);
-        groups.join("-").print()
+        self.text().print()
     }
 }
 
@@ -276,14 +283,14 @@ impl Setting for NoSecret {
     }
 }
 
-fn text(node: &Node) -> Option<&str> {
+pub(super) fn text(node: &Node) -> Option<&str> {
     match &node.value {
         Value::Text(text) => Some(text),
         _ => None,
     }
 }
 
-fn wanted(form: &str, node: &Node) -> Unfit {
+pub(super) fn wanted(form: &str, node: &Node) -> Unfit {
     Unfit::new(format!("{form} is wanted, found {node}"))
 }
 

@@ -27,7 +27,7 @@ pub use session::{Login, Server};
 use super::{Delivery, Sink, SinkError};
 use crate::aggregate::Batch;
 use ddl::Dialect;
-use flow_common::time::Timestamp;
+use flow_common::{record::Content, time::Timestamp};
 use rows::{Common, Rows};
 use schema::Ready;
 use session::{Block, Session};
@@ -41,7 +41,7 @@ use tokio::{
 };
 
 /// What the configuration says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The server.
     pub server: Server,
@@ -198,6 +198,11 @@ impl Sink for ClickHouseSink {
 
     async fn deliver(&mut self, batch: &Batch, from: usize) -> Delivery {
         let mut delivery = Delivery { through: from, delivered: 0, refused: 0, error: None };
+        if batch.content() != Content::Joined {
+            // The tables are of joined flows; those of mode Proxy come no more once it is off.
+            let refused = (batch.len() - from) as u64;
+            return Delivery { through: batch.len(), refused, ..delivery };
+        }
         loop {
             // Of a commit that failed the rows are not gathered any more.
             let late = self.due.is_some_and(|due| due <= Instant::now());

@@ -4,7 +4,7 @@ use super::ends::{Agent, PATIENCE, external, halves};
 use super::process::{Process, command};
 use flow_common::{
     ipfix::accounting::Accounting,
-    net::{Address, Duplex, Protocol, TlsClient, TlsTrust, connect_as},
+    net::{Address, ByteStream, Protocol, TlsClient, TlsTrust, Trust, connect_as},
     record::{EndReason, FlowRecord, FlowType, ForwardingStatus, InterfaceCount, Metering},
 };
 use insta::assert_snapshot;
@@ -48,11 +48,11 @@ impl Api {
         self.aggregator.until("flows", count);
     }
 
-    async fn connect(&self) -> Box<dyn Duplex> {
-        let trust = TlsTrust { ca: Some(self.folder.join("api.crt")), ..TlsTrust::default() };
+    async fn connect(&self) -> ByteStream {
+        let trust = TlsTrust::from(Trust::Ca(self.folder.join("api.crt")));
         let address = Address::parse(&self.addr.to_string(), Protocol::Tls).unwrap();
         let client = TlsClient::trusting(&trust).unwrap();
-        connect_as(&address, "localhost", Some(&client)).await.unwrap().into_duplex().unwrap()
+        connect_as(&address, "localhost", Some(&client)).await.unwrap().into_stream().unwrap()
     }
 
     /// Asks with these headers; gives status and body.

@@ -223,11 +223,11 @@ async fn either_end_may_do_without_a_certificate_of_the_other() {
         duplex.write_all(&asked).await.unwrap();
         duplex.shutdown().await.unwrap();
     });
-    let trust = TlsTrust { ca: Some(files.ca), ..TlsTrust::default() };
+    let trust = TlsTrust::from(Trust::Ca(files.ca));
     let address = Address::parse(&format!("{addr}:tls"), Protocol::Tls).unwrap();
     let client = TlsClient::trusting(&trust).unwrap();
     let mut duplex =
-        connect_as(&address, "localhost", Some(&client)).await.unwrap().into_duplex().expect("TLS is a stream");
+        connect_as(&address, "localhost", Some(&client)).await.unwrap().into_stream().expect("TLS is a stream");
     duplex.write_all(b"ping").await.unwrap();
     let mut answer = Vec::new();
     duplex.read_to_end(&mut answer).await.unwrap();
@@ -242,7 +242,7 @@ async fn a_name_that_the_certificate_is_not_for_is_refused() {
     let server = TlsServer::open(&files.cert, &files.key, TlsVersion::Tls12, &TlsSuites::default()).unwrap();
     let (listener, addr) = listen(Protocol::Tls, Some(&server)).await;
     let accepting = tokio::spawn(accept(listener));
-    let trust = TlsTrust { ca: Some(files.ca), ..TlsTrust::default() };
+    let trust = TlsTrust::from(Trust::Ca(files.ca));
     let client = TlsClient::trusting(&trust).unwrap();
     let refusal = connect_to(addr, Protocol::Tls, "elsewhere.example", Some(&client)).await.unwrap_err().to_string();
     assert!(refusal.contains("elsewhere.example") && refusal.contains("for other names"), "{refusal}");

@@ -70,6 +70,11 @@ impl Certificates {
         Ok(Certificates { folder })
     }
 
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// One of ca.crt, server.crt, server.key, client.crt, client.key.
     pub fn path(&self, file: &str) -> PathBuf {
         self.folder.path().join(file)

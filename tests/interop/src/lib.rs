@@ -1,5 +1,5 @@
 //! Collectors and exporters that are not ours, as processes on the loopback: go-ipfix's (built from the Go module beside
-//! this crate), nfdump's nfcapd, and tshark. What they say comes back as values; what they receive is the tests'.
+//! this crate), nfdump's nfcapd, tshark, and ClickHouse servers, old and modern. What they say comes back as values; what they receive is the tests'.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -11,12 +11,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+mod clickhouse;
 mod go;
 mod nfcapd;
+mod relay;
 mod tshark;
 
+pub use clickhouse::{Age, ClickHouse, beside};
 pub use go::{Certificates, Collector, Exporter, Record};
 pub use nfcapd::Nfcapd;
+pub use relay::{Cut, Relay};
 pub use tshark::Tshark;
 
 /// How long a foreign program may take for what it does at once.

@@ -112,9 +112,7 @@ struct Cache {
 
 impl Cache {
     fn open() -> Result<Self> {
-        let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home);
-        let folder = base.context("neither HOME nor XDG_CACHE_HOME is set")?.join("flow-observer/kernels");
+        let folder = shell::cache()?.join("kernels");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let apt = Apt::open(folder.join("apt"))?;
         Ok(Self { folder, apt })

@@ -25,7 +25,7 @@ pub struct Login {
 }
 
 /// A server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// Where it is.
     pub endpoint: Endpoint,
@@ -81,7 +81,7 @@ impl Server {
     pub async fn open(&self) -> Result<Session, Error> {
         let Endpoint { scheme, address } = &self.endpoint;
         // Read anew each time: a CA may be renewed.
-        let tls = scheme.is_secure().then(|| TlsClient::trusting(&self.trust)).transpose()?;
+        let tls = scheme.is_secure().then(|| TlsClient::trusting(&self.trust.clone().into())).transpose()?;
         let connection = connect(address, tls.as_ref()).await?;
         let stream = connection.into_stream().ok_or_else(|| std::io::Error::other("no stream"))?;
         let opening = async {

@@ -1,0 +1,152 @@
+//! ClickHouse servers on the loopback: Debian's of 2018, which speaks TLS itself, and a modern one out of libchdb.so.
+//! Each has its data in a folder of its own, survives `kill -9` and can be started again on it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{Certificates, PATIENCE, Process};
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// Debian's, 18.16.
+    Old,
+    /// 26.7.
+    Modern,
+}
+
+/// A server.
+#[derive(Debug)]
+pub struct ClickHouse {
+    /// Which.
+    pub age: Age,
+    folder: tempfile::TempDir,
+    /// http, tcp, https, tls; the latter two of the old one alone.
+    ports: [u16; 4],
+    process: Option<Process>,
+}
+
+/// What users.xml says: `default` without a password, `flow` with one.
+const USERS: &str = include_str!("clickhouse/users.xml");
+const OLD: &str = include_str!("clickhouse/old.xml");
+const MODERN: &str = include_str!("clickhouse/modern.xml");
+/// Opens its ports, then sleeps for longer than any test.
+const LISTEN: &str = "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; SELECT sleepEachRow(1) FROM numbers(36000) SETTINGS max_block_size = 1";
+
+impl ClickHouse {
+    /// Starts one. The old one shows `certificates` on its ports for TLS.
+    pub fn start(age: Age, certificates: &Certificates) -> Result<ClickHouse> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().to_string_lossy().into_owned();
+        let mut ports = [0; 4];
+        for port in &mut ports {
+            *port = free_port()?;
+        }
+        let text = if age == Age::Old { OLD } else { MODERN };
+        let mut text = text.replace("DIR", &path).replace("CERTIFICATES", &certificates.folder().to_string_lossy());
+        for (name, port) in ["PORT_HTTP", "PORT_TCP", "PORT_SECURE_HTTP", "PORT_SECURE_TCP"].iter().zip(ports) {
+            text = text.replace(&format!("{{{name}}}"), &port.to_string());
+        }
+        std::fs::write(folder.path().join("config.xml"), text)?;
+        std::fs::write(folder.path().join("users.xml"), USERS)?;
+        let mut server = ClickHouse { age, folder, ports, process: None };
+        server.start_again()?;
+        Ok(server)
+    }
+
+    /// Starts it on the data that it has, and waits until it answers.
+    pub fn start_again(&mut self) -> Result<()> {
+        let folder = self.folder.path();
+        let program = beside("clickhouse")?;
+        let mut command = Command::new(program);
+        match self.age {
+            Age::Old => command.arg("/usr/sbin/clickhouse-server").arg("--config-file=config.xml"),
+            Age::Modern => command
+                .arg(library()?)
+                .args(["--config-file", "config.xml", "--path", "data", "--listen_host", "127.0.0.1"])
+                .args(["--http_port", &self.ports[0].to_string(), "--tcp_port", &self.ports[1].to_string()])
+                .args(["--query", LISTEN]),
+        };
+        let log = std::fs::File::options().append(true).create(true).open(folder.join("output.log"))?;
+        command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.process = Some(Process::spawn(&mut command)?);
+        let begun = Instant::now();
+        while self.ask("SELECT 1").is_err() {
+            let ended =
+                self.process.as_mut().is_some_and(|process| process.0.try_wait().is_ok_and(|end| end.is_some()));
+            ensure!(!ended && begun.elapsed() < PATIENCE, "the server does not come up: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Kills it, as the kernel kills what takes too much memory.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Where it listens for the native protocol or HTTP in the clear, or (the old one) for either by TLS.
+    pub fn addr(&self, scheme: &str) -> SocketAddr {
+        let at = ["http", "tcp", "https", "tls"].iter().position(|known| *known == scheme).unwrap_or_default();
+        SocketAddr::from(([127, 0, 0, 1], self.ports[at]))
+    }
+
+    /// Asks over HTTP, as `default`, in the database `default`; tab-separated lines come back.
+    pub fn ask(&self, sql: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(self.addr("http"))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let head = "POST /?wait_end_of_query=1 HTTP/1.0\r\nConnection: close\r\n";
+        write!(stream, "{head}Content-Length: {}\r\n\r\n{sql}", sql.len())?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let answer = String::from_utf8(answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        ensure!(head.split(' ').nth(1) == Some("200"), "{sql}: {body}");
+        let chunked = head.lines().any(|line| line.eq_ignore_ascii_case("transfer-encoding: chunked"));
+        ensure!(!chunked, "an answer in chunks to a request of HTTP/1.0");
+        Ok(body.trim_end().to_owned())
+    }
+
+    /// The one number that the question has for an answer.
+    pub fn number(&self, sql: &str) -> Result<u64> {
+        let answer = self.ask(sql)?;
+        answer.parse().with_context(|| format!("{sql}: {answer}"))
+    }
+
+    /// What it wrote while it came up.
+    pub fn log(&self) -> String {
+        ["output.log", "log/error.log"]
+            .iter()
+            .filter_map(|file| std::fs::read_to_string(self.folder.path().join(file)).ok())
+            .collect()
+    }
+}
+
+/// Where `cargo xtask setup` put the modern server.
+fn library() -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/lib/libchdb.so");
+    ensure!(path.exists(), "{} is missing: `cargo xtask setup` fetches it", path.display());
+    Ok(path.canonicalize()?)
+}
+
+/// A program that cargo built into the folder of this one.
+pub fn beside(program: &str) -> Result<PathBuf> {
+    let me = std::env::current_exe()?;
+    let folders = me.ancestors().skip(1).take(2);
+    let found = folders.map(|folder| folder.join(program)).find(|path| path.is_file());
+    found.with_context(|| format!("{program} is not built: run `cargo build --workspace` first"))
+}
+
+/// A port of the loopback that was free a moment ago.
+fn free_port() -> Result<u16> {
+    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    if port == 0 {
+        bail!("no port is free");
+    }
+    Ok(port)
+}

@@ -1,0 +1,128 @@
+//! Servers killed, connections cut, servers away: which rows are there then, and how often.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use interop::{Age, Certificates, ClickHouse, Cut, Relay};
+
+use crate::aggregator::{Aggregator, PATIENCE, record};
+
+/// Every flow from 0 on has its row, and (unless the server cannot tell) one alone; the views have what the rows have.
+fn whole(server: &ClickHouse, flows: u64, once: bool) -> Result<()> {
+    let distinct = server.number("SELECT toString(uniqExact(flowId)) FROM flows")?;
+    let count = server.number("SELECT toString(count()) FROM flows")?;
+    ensure!(distinct == flows, "{} of {flows} flows are lost", flows - distinct);
+    ensure!(!once || count == flows, "{} rows too many", count - flows);
+    if once {
+        let sent: u64 = (0..flows).map(|flow| (flow + 1) * 100).sum();
+        for table in ["flows", "flows_pod_view", "flows_node_view", "flows_policy_view"] {
+            let sum = server.number(&format!("SELECT toString(sum(octetDeltaCount)) FROM {table}"))?;
+            ensure!(sum == sent, "{sum} octets in {table}, not {sent}");
+        }
+    }
+    Ok(())
+}
+
+/// A small generator, so that what failed can be repeated.
+fn draw(state: &mut u64, below: u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state % below
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_amid_a_commit_has_every_row_once() -> Result<()> {
+    const FLOWS: u64 = 6_000;
+    let certificates = Certificates::new()?;
+    let mut server = ClickHouse::start(Age::Modern, &certificates)?;
+    let relay = Relay::start(server.addr("tcp"), None).await?;
+    let aggregator = Aggregator::start(&format!("databaseURL: \"tcp://{}\"", relay.addr), "").await?;
+    let mut agent = aggregator.agent().await?;
+    let (mut seed, mut amid) = (88_172_645_463_325_252, 0);
+    for round in 1..=20 {
+        let before = relay.sent();
+        let flows = (round - 1) * FLOWS..round * FLOWS;
+        agent.send(flows.map(|flow| record(flow as u32))).await?;
+        // Until the commit is on its way; then somewhere in it, or just behind it.
+        let begun = Instant::now();
+        while relay.sent() < before + 20_000 {
+            ensure!(begun.elapsed() < PATIENCE, "no commit is begun");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_micros(draw(&mut seed, 250_000))).await;
+        amid += u64::from(aggregator.sink("delivered_total").await? < round * FLOWS);
+        server.kill();
+        server.start_again()?;
+        aggregator.until("delivered_total", round * FLOWS).await?;
+        whole(&server, round * FLOWS, true).with_context(|| format!("round {round}"))?;
+    }
+    ensure!(amid >= 5, "only {amid} of 20 met a commit");
+    aggregator.stop().await?;
+    whole(&server, 20 * FLOWS, true)
+}
+
+/// Twenty commits whose connection is cut amid them, or instead of the answer.
+async fn cuts(age: Age, scheme: &str) -> Result<()> {
+    const FLOWS: u64 = 1_000;
+    let certificates = Certificates::new()?;
+    let server = ClickHouse::start(age, &certificates)?;
+    let relay = Relay::start(server.addr(scheme), None).await?;
+    let aggregator = Aggregator::start(&format!("databaseURL: \"{scheme}://{}\"", relay.addr), "").await?;
+    let mut agent = aggregator.agent().await?;
+    let mut seed = 362_436_069;
+    for round in 1..=20 {
+        // A commit of so many rows has some 100 kB.
+        let cut = match round % 2 {
+            0 => Cut::Amid(5_000 + draw(&mut seed, 60_000)),
+            _ => Cut::Answer(20_000),
+        };
+        relay.cut(cut);
+        let flows = (round - 1) * FLOWS..round * FLOWS;
+        agent.send(flows.map(|flow| record(flow as u32))).await?;
+        aggregator.until("delivered_total", round * FLOWS).await?;
+        ensure!(relay.cuts() == round as usize, "round {round} was not cut");
+    }
+    ensure!(aggregator.sink("failures_total").await? == 20, "each cut is one failure");
+    aggregator.stop().await?;
+    whole(&server, 20 * FLOWS, age == Age::Modern)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_amid_a_commit_costs_and_doubles_no_row() -> Result<()> {
+    cuts(Age::Modern, "tcp").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_amid_a_request_costs_and_doubles_no_row() -> Result<()> {
+    cuts(Age::Modern, "http").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_server_has_every_row_at_least_once() -> Result<()> {
+    cuts(Age::Old, "tcp").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_away_costs_what_the_queue_does_not_hold_and_nothing_else() -> Result<()> {
+    let certificates = Certificates::new()?;
+    let mut server = ClickHouse::start(Age::Modern, &certificates)?;
+    server.kill();
+    let settings = format!("queue: 3000, databaseURL: \"tcp://{}\"", server.addr("tcp"));
+    let aggregator = Aggregator::start(&settings, "").await?;
+    let mut agent = aggregator.agent().await?;
+    for begin in (0..5_000).step_by(100) {
+        agent.send((begin..begin + 100).map(record)).await?;
+    }
+    aggregator.until("failures_total", 2).await?;
+    aggregator.until("dropped_total", 2_000).await?;
+    server.start_again()?;
+    let dropped = aggregator.sink("dropped_total").await?;
+    aggregator.until("delivered_total", 5_000 - dropped).await?;
+    aggregator.stop().await?;
+    let [count, newest] =
+        ["count()", "max(packetTotalCount)"].map(|what| server.number(&format!("SELECT toString({what}) FROM flows")));
+    ensure!(count? == 5_000 - dropped && dropped < 2_000 + 200, "{dropped} dropped");
+    ensure!(newest? == 5_000, "the newest flow stays");
+    Ok(())
+}
