@@ -44,6 +44,9 @@ pub(super) async fn ensure(
             return Err(Error::Newer { found, known: VERSION });
         }
     }
+    if let Some(made) = tables.get("flows") {
+        spans_as_configured(made, cluster.is_some())?;
+    }
     let flows = layout.inserted();
     let added = match tables.contains_key(&flows) {
         true => bring_forward(session, &layout, &flows).await?,
@@ -78,6 +81,16 @@ pub(super) async fn ensure(
         None => None,
     };
     Ok(Ready { layout, milliseconds, shard })
+}
+
+/// A table of one server is none of a cluster's, and the other way round.
+fn spans_as_configured(made: &str, cluster: bool) -> Result<(), Error> {
+    let why = match (made.contains("ENGINE = Distributed("), cluster) {
+        (true, false) => "it spans a cluster, and clickHouse.cluster is not set",
+        (false, true) => "it is of one server, and clickHouse.cluster is set",
+        _ => return Ok(()),
+    };
+    Err(Error::Layout { table: "flows".to_owned(), why: why.to_owned() })
 }
 
 /// A table that is there must have the specification's columns; it gets the others. Gives how many it got.

@@ -105,6 +105,12 @@ async fn what_is_wrong_is_named_with_server_code_and_remedy() -> Result<()> {
         let said =
             sink(&http, "default", "", "other", 3_600)?.open().await.err().context("a foreign table")?.to_string();
         ensure!(said.contains("table flows is of a foreign layout") && said.contains("RENAME TABLE"), "{said}");
+        server.ask("CREATE DATABASE spanning")?;
+        let engine = "Distributed('test', 'default', 'flows', rand())";
+        server.ask(&format!("CREATE TABLE spanning.flows (timeInserted DateTime) ENGINE = {engine}"))?;
+        let said =
+            sink(&http, "default", "", "spanning", 3_600)?.open().await.err().context("a cluster's")?.to_string();
+        ensure!(said.contains("clickHouse.cluster is not set"), "{said}");
     }
     Ok(())
 }
