@@ -105,7 +105,7 @@ impl Step {
         match self {
             Step::Format | Step::Tidy => &[],
             Step::Clippy | Step::Ebpf | Step::Host | Step::Kernel => &[Need::Build],
-            Step::Lab => &[Need::Build, Need::Lab],
+            Step::Lab => &[Need::Build, Need::Lab, Need::ClickHouse],
             Step::Interop => &[Need::Build, Need::Lab, Need::Interop],
             Step::Clickhouse => &[Need::Build, Need::ClickHouse],
             Step::Vm => &[Need::Build, Need::Lab, Need::Vm],

@@ -13,6 +13,7 @@ pub mod product;
 mod programs;
 pub mod report;
 mod services;
+pub mod stored;
 pub mod topology;
 pub mod traffic;
 pub mod truth;

@@ -9,6 +9,7 @@ use crate::expect;
 use crate::joined::Record;
 use crate::lab::{Lab, Truth};
 use crate::product::{Interface, Product};
+use crate::stored::{Comparison, Stored};
 use crate::topology::Node;
 use crate::truth::Count;
 
@@ -23,6 +24,9 @@ pub struct Report {
     pub interfaces: Vec<Line>,
     /// What is sent where this kernel can, but was not.
     pub skipped: Vec<String>,
+    /// ClickHouse's rows beside the joined flows, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clickhouse: Option<Comparison>,
 }
 
 /// A flow's counters: of the originator, and of the responder.
@@ -58,7 +62,13 @@ pub struct Line {
 
 impl Report {
     /// Compares everything as it is now.
-    pub fn new(lab: &Lab, product: &Product<'_>, all: &[Done], skipped: &[String]) -> Result<Self> {
+    pub fn new(
+        lab: &Lab,
+        product: &Product<'_>,
+        stored: Option<&Stored<'_>>,
+        all: &[Done],
+        skipped: &[String],
+    ) -> Result<Self> {
         let (truth, records) = (lab.truth()?, product.joined().records()?);
         let flows = all.iter().map(|done| flow(done, &truth, &records)).collect::<Result<Vec<_>>>()?;
         let mut interfaces = Vec::new();
@@ -69,8 +79,11 @@ impl Report {
                 Line { node: node.name(), interface, right }
             }));
         }
-        let right = flows.iter().all(|flow| flow.right) && interfaces.iter().all(|line| line.right);
-        Ok(Self { right, flows, interfaces, skipped: skipped.to_vec() })
+        let clickhouse = stored.map(|stored| stored.compare(&records)).transpose()?;
+        let right = flows.iter().all(|flow| flow.right)
+            && interfaces.iter().all(|line| line.right)
+            && clickhouse.as_ref().is_none_or(|it| it.different.is_empty());
+        Ok(Self { right, flows, interfaces, skipped: skipped.to_vec(), clickhouse })
     }
 
     /// The report for people: what differs is marked, and named below.
@@ -110,6 +123,12 @@ impl Report {
             for loss in interface.lost.iter().filter(|loss| loss.tally != Count::default()) {
                 text += &format!("    {} {}\n", loss.tally.packets, loss.reason);
             }
+        }
+        if let Some(Comparison { rows, flows, different }) = &self.clickhouse {
+            text += &match different.as_slice() {
+                [] => format!("\nClickHouse: {rows} rows of {flows} flows, every number as it was joined\n"),
+                wrong => format!("\nClickHouse: {rows} rows of {flows} flows; WRONG are those of flowId {wrong:?}\n"),
+            };
         }
         text + &self.verdict()
     }

@@ -25,56 +25,54 @@ pub enum Age {
 pub struct ClickHouse {
     /// Which.
     pub age: Age,
-    folder: tempfile::TempDir,
+    folder: PathBuf,
     /// http, tcp, https, tls; the latter two of the old one alone.
     ports: [u16; 4],
     process: Option<Process>,
+    /// The folder, where it is its own.
+    _own: Option<tempfile::TempDir>,
 }
 
 /// What users.xml says: `default` without a password, `flow` with one.
 const USERS: &str = include_str!("clickhouse/users.xml");
 const OLD: &str = include_str!("clickhouse/old.xml");
 const MODERN: &str = include_str!("clickhouse/modern.xml");
+/// Tells the program `clickhouse` to end when whoever started it does.
+const END_WITH_PARENT: &str = "CLICKHOUSE_END_WITH_PARENT";
 /// Opens its ports, then sleeps for longer than any test.
 const LISTEN: &str = "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; SELECT sleepEachRow(1) FROM numbers(36000) SETTINGS max_block_size = 1";
 
 impl ClickHouse {
-    /// Starts one. The old one shows `certificates` on its ports for TLS.
+    /// Starts one in a folder of its own. The old one shows `certificates` on its ports for TLS.
     pub fn start(age: Age, certificates: &Certificates) -> Result<ClickHouse> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().to_string_lossy().into_owned();
-        let mut ports = [0; 4];
-        for port in &mut ports {
-            *port = free_port()?;
-        }
-        let text = if age == Age::Old { OLD } else { MODERN };
-        let mut text = text.replace("DIR", &path).replace("CERTIFICATES", &certificates.folder().to_string_lossy());
-        for (name, port) in ["PORT_HTTP", "PORT_TCP", "PORT_SECURE_HTTP", "PORT_SECURE_TCP"].iter().zip(ports) {
-            text = text.replace(&format!("{{{name}}}"), &port.to_string());
-        }
-        std::fs::write(folder.path().join("config.xml"), text)?;
-        std::fs::write(folder.path().join("users.xml"), USERS)?;
-        let mut server = ClickHouse { age, folder, ports, process: None };
+        let own = tempfile::tempdir()?;
+        let mut server = ClickHouse::prepare(age, own.path(), Some(certificates))?;
+        server._own = Some(own);
         server.start_again()?;
         Ok(server)
     }
 
+    /// Writes the configuration of one into a folder, for somebody else to start it by [`command`](Self::command).
+    pub fn prepare(age: Age, folder: &Path, certificates: Option<&Certificates>) -> Result<ClickHouse> {
+        let mut ports = [0; 4];
+        for port in &mut ports {
+            *port = free_port()?;
+        }
+        let certificates = certificates.map_or(folder, Certificates::folder);
+        let text = if age == Age::Old { OLD } else { MODERN };
+        let mut text =
+            text.replace("DIR", &folder.to_string_lossy()).replace("CERTIFICATES", &certificates.to_string_lossy());
+        for (name, port) in ["PORT_HTTP", "PORT_TCP", "PORT_SECURE_HTTP", "PORT_SECURE_TCP"].iter().zip(ports) {
+            text = text.replace(&format!("{{{name}}}"), &port.to_string());
+        }
+        std::fs::write(folder.join("config.xml"), text)?;
+        std::fs::write(folder.join("users.xml"), USERS)?;
+        Ok(ClickHouse { age, folder: folder.to_owned(), ports, process: None, _own: None })
+    }
+
     /// Starts it on the data that it has, and waits until it answers.
     pub fn start_again(&mut self) -> Result<()> {
-        let folder = self.folder.path();
-        let program = beside("clickhouse")?;
-        let mut command = Command::new(program);
-        match self.age {
-            Age::Old => command.arg("/usr/sbin/clickhouse-server").arg("--config-file=config.xml"),
-            Age::Modern => command
-                .arg(library()?)
-                .args(["--config-file", "config.xml", "--path", "data", "--listen_host", "127.0.0.1"])
-                .args(["--http_port", &self.ports[0].to_string(), "--tcp_port", &self.ports[1].to_string()])
-                .args(["--query", LISTEN]),
-        };
-        let log = std::fs::File::options().append(true).create(true).open(folder.join("output.log"))?;
-        command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.process = Some(Process::spawn(&mut command)?);
+        self.process = Some(Process::spawn(self.command()?.env(END_WITH_PARENT, "1"))?);
         let begun = Instant::now();
         while self.ask("SELECT 1").is_err() {
             let ended =
@@ -83,6 +81,22 @@ impl ClickHouse {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// What starts it.
+    pub fn command(&self) -> Result<Command> {
+        let mut command = Command::new(beside("clickhouse")?);
+        match self.age {
+            Age::Old => command.arg("/usr/sbin/clickhouse-server").arg("--config-file=config.xml"),
+            Age::Modern => command
+                .arg(library()?)
+                .args(["--config-file", "config.xml", "--path", "data", "--listen_host", "127.0.0.1"])
+                .args(["--http_port", &self.ports[0].to_string(), "--tcp_port", &self.ports[1].to_string()])
+                .args(["--query", LISTEN]),
+        };
+        let log = std::fs::File::options().append(true).create(true).open(self.folder.join("output.log"))?;
+        command.current_dir(&self.folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
     }
 
     /// Kills it, as the kernel kills what takes too much memory.
@@ -122,7 +136,7 @@ impl ClickHouse {
     pub fn log(&self) -> String {
         ["output.log", "log/error.log"]
             .iter()
-            .filter_map(|file| std::fs::read_to_string(self.folder.path().join(file)).ok())
+            .filter_map(|file| std::fs::read_to_string(self.folder.join(file)).ok())
             .collect()
     }
 }
@@ -143,7 +157,7 @@ pub fn beside(program: &str) -> Result<PathBuf> {
 }
 
 /// A port of the loopback that was free a moment ago.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
     if port == 0 {
         bail!("no port is free");

@@ -17,7 +17,7 @@ mod nfcapd;
 mod relay;
 mod tshark;
 
-pub use clickhouse::{Age, ClickHouse, beside};
+pub use clickhouse::{Age, ClickHouse, beside, free_port};
 pub use go::{Certificates, Collector, Exporter, Record};
 pub use nfcapd::Nfcapd;
 pub use relay::{Cut, Relay};

@@ -1,5 +1,6 @@
-//! Becomes a ClickHouse server that ends when whoever started it does: `clickhouse FILE ARGUMENT..`. FILE is a program, or the
-//! library libchdb.so, which is ClickHouse's own `clickhouse-local` with every part of the server in it.
+//! Becomes a ClickHouse server: `clickhouse FILE ARGUMENT..`. FILE is a program, or the library libchdb.so, which is
+//! ClickHouse's own `clickhouse-local` with every part of the server in it. With CLICKHOUSE_END_WITH_PARENT in its environment
+//! it ends when the thread that started it does.
 
 use std::ffi::{CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStringExt;
@@ -13,7 +14,9 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 type Main = unsafe extern "C" fn(c_int, *mut *mut c_char) -> *mut c_void;
 
 fn main() -> Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if std::env::var_os("CLICKHOUSE_END_WITH_PARENT").is_some() {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+    }
     let mut arguments = std::env::args_os().skip(1);
     let file = arguments.next().context("which server?")?;
     if !file.as_encoded_bytes().ends_with(b".so") {

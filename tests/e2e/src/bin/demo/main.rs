@@ -15,6 +15,7 @@ use lab::Lab;
 use lab::cases::{Case, Done, Item};
 use lab::product::{Product, Settings};
 use lab::report::Report;
+use lab::stored::Stored;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 mod live;
@@ -29,6 +30,9 @@ struct Options {
     /// Print one JSON document at the end instead.
     #[arg(long)]
     json: bool,
+    /// Deliver into a ClickHouse as well, and compare its rows.
+    #[arg(long)]
+    clickhouse: bool,
 }
 
 /// After the last packet: the agents' idle time-out, the wait for a half that does not come, exports.
@@ -54,12 +58,14 @@ fn run(options: &Options) -> Result<bool> {
     say("demo: building two Nodes, six Pods, a router and an external host in network namespaces")?;
     let lab = Lab::new()?;
     say("demo: starting flow-agent on both Nodes, and flow-aggregator")?;
-    let product = Product::start(&lab, Settings::default())?;
-    let outcome = show(options, &lab, &product);
+    let stored = if options.clickhouse { Some(Stored::start(&lab)?) } else { None };
+    let aggregator = stored.as_ref().map(Stored::settings).unwrap_or_default();
+    let product = Product::start(&lab, Settings { aggregator, ..Settings::default() })?;
+    let outcome = show(options, &lab, &product, stored.as_ref());
     outcome.map_err(|error| product.with_logs(error))
 }
 
-fn show(options: &Options, lab: &Lab, product: &Product<'_>) -> Result<bool> {
+fn show(options: &Options, lab: &Lab, product: &Product<'_>, stored: Option<&Stored<'_>>) -> Result<bool> {
     let (possible, impossible): (Vec<Item>, Vec<Item>) =
         Item::ALL.into_iter().partition(|item| item.skipped_because().is_none());
     let skipped: Vec<String> =
@@ -80,7 +86,7 @@ fn show(options: &Options, lab: &Lab, product: &Product<'_>) -> Result<bool> {
     })?;
     let sent = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
     say("demo: traffic is over; waiting for its last records")?;
-    let report = settled(|| Report::new(lab, product, &sent, &skipped))?;
+    let report = settled(|| Report::new(lab, product, stored, &sent, &skipped))?;
     if options.json {
         serde_json::to_writer_pretty(stdout(), &report)?;
         writeln!(stdout())?;
