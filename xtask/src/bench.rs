@@ -1,5 +1,6 @@
 //! `cargo xtask bench NAME`: the benchmarks of the crates, built as they ship. Figures are ratios within one run: the machine may be noisy.
 
+use crate::setup::{self, Need};
 use crate::{build_ebpf, shell};
 use anyhow::Result;
 
@@ -24,6 +25,8 @@ enum What {
     Aggregate,
     /// Connections a second with and without the agent hearing of them. Needs root.
     Conntrack,
+    /// The aggregator as shipped before a modern ClickHouse: CPU a row, from IPFIX to the server.
+    Clickhouse,
     /// The agent as shipped: CPU a record from map to socket, memory, new flows. Needs root.
     Agent,
 }
@@ -36,6 +39,7 @@ impl What {
             What::Codec => ("flow-common", "codec"),
             What::Aggregate => ("flow-aggregator", "aggregate"),
             What::Conntrack => ("flow-agent", "conntrack"),
+            What::Clickhouse => ("interop", "clickhouse"),
             What::Agent => ("flow-agent", "agent"),
         }
     }
@@ -46,6 +50,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (package, bench) = options.what.target();
     if package == "flow-agent" {
         build_ebpf::run(&build_ebpf::Options {})?;
+    }
+    if matches!(options.what, What::Clickhouse) {
+        setup::ensure(&[Need::Build, Need::ClickHouse])?;
+        // It runs both as processes of their own.
+        shell::run(shell::cargo().args([
+            "build",
+            "--release",
+            "--quiet",
+            "--package",
+            "flow-aggregator",
+            "--package",
+            "interop",
+        ]))?;
     }
     let mut cargo = shell::cargo();
     cargo.args(["bench", "--quiet", "--package", package, "--bench", bench, "--"]).args(&options.arguments);
