@@ -71,12 +71,7 @@ pub async fn run(config: Config) -> Result<()> {
     let desk = Desk { questions: questions_in, window: config.active_timeout, extended: config.extended };
     let api = tokio::spawn(api::run(listener, desk, shutdown.clone()));
     if let Some(admin) = admin {
-        let shutdown = shutdown.clone();
-        tokio::spawn(async move {
-            if let Err(error) = admin.run(shutdown).await {
-                tracing::error!("the admin port: {error}");
-            }
-        });
+        tokio::spawn(admin.run(shutdown.clone()));
     }
     tracing::info!("observing the flows of Node {node}; records go to {}", config.collector);
     // Returns at the end with every flow handed to export, whose input is closed by that.

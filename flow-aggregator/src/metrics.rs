@@ -8,6 +8,7 @@ mod document;
 pub use document::documentation;
 
 use crate::aggregate::{Aggregate, Counts, Fill, Received};
+use flow_common::daemon::http::Connections;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -75,10 +76,8 @@ pub struct ReloadMetrics {
 /// The API's connections.
 #[derive(Clone, Debug, Default)]
 pub struct ApiMetrics {
-    /// Open now.
-    pub connections: Gauge,
-    /// Turned away because there were too many, in all or of one address.
-    pub refused: Counter,
+    /// Open and turned away.
+    pub connections: Connections,
     /// Requests without the token.
     pub unauthorized: Counter,
 }
@@ -179,11 +178,11 @@ impl ReloadMetrics {
 impl ApiMetrics {
     fn new(registry: &mut Registry) -> Self {
         let metrics = ApiMetrics::default();
-        registry.register("api_connections", "Connections of the API's clients", metrics.connections.clone());
+        registry.register("api_connections", "Connections of the API's clients", metrics.connections.open.clone());
         registry.register(
             "api_connections_refused",
             "Connections turned away because there were too many, in all or of one address",
-            metrics.refused.clone(),
+            metrics.connections.refused.clone(),
         );
         registry.register("api_unauthorized", "Requests without the API's token", metrics.unauthorized.clone());
         metrics

@@ -139,7 +139,7 @@ impl Pipeline {
             api.await.context("the API's task failed")?;
         }
         if let Some(admin) = admin {
-            admin.await.context("the admin port's task failed")?.context("the admin port failed")?;
+            admin.await.context("the admin port's task failed")?;
         }
         Ok(())
     }

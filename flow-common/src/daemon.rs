@@ -4,6 +4,7 @@
 //! program's work: what is ready, and which metrics there are, it is told.
 
 mod admin;
+pub mod http;
 
 pub use admin::{Admin, AdminError, Condition, Readiness, figures, health};
 

@@ -1,42 +1,27 @@
-//! The API's port: its certificate and token, its connections and their bounds.
+//! The API's port: its certificate and its token.
 //!
 //! Takes the configuration; serves requests until the end is requested. What was made at the start, a certificate and a
 //! token, stands in a folder for the command line on the same host as long as this lives.
 
 use super::{Desk, router, token::Token};
-use crate::{certs, config::Config, metrics::ApiMetrics};
+use crate::{certs, config::Config};
 use anyhow::{Context, Result};
 use axum::Router;
 use flow_common::{
-    daemon::Shutdown,
-    net::{Handshake, Listener, Protocol, StreamListener, TlsServer},
-};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+    daemon::{
+        Shutdown,
+        http::{self, Connections, Port},
+    },
+    net::{Duplex, Listener, Protocol, StreamListener, TlsServer},
 };
 use std::{
-    collections::HashMap,
     fs::{self, OpenOptions},
     io::{self, Write},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
-use tokio::{task::JoinSet, time::sleep};
-
-/// Connections at one time.
-const CONNECTIONS: usize = 256;
-/// Connections of one address: one client cannot take all.
-const OF_ONE: usize = 32;
-/// A request's header must be there by then.
-const HEADER: Duration = Duration::from_secs(5);
-/// Bytes of a header, and of what is read and written at a time.
-const BUFFER: usize = 16 * 1024;
-/// After a failed accept (no file descriptors left) the next waits, so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Names of the files in `apiServer.folder`.
 pub(crate) const CERTIFICATE: &str = "api.crt";
@@ -48,7 +33,7 @@ pub struct Api {
     listener: StreamListener,
     local: SocketAddr,
     router: Router,
-    metrics: ApiMetrics,
+    counts: Connections,
     shared: Shared,
 }
 
@@ -76,8 +61,8 @@ impl Api {
         let listener = Listener::bind(addr, Protocol::Tls, Some(&tls)).await.context("the API (apiServer.apiPort)")?;
         let local = listener.local()?;
         let Listener::Stream(listener) = listener else { return Ok(None) };
-        let metrics = desk.metrics.api.clone();
-        Ok(Some(Api { listener, local, router: router(desk, token), metrics, shared }))
+        let counts = desk.metrics.api.connections.clone();
+        Ok(Some(Api { listener, local, router: router(desk, token), counts, shared }))
     }
 
     /// Where it listens.
@@ -86,74 +71,23 @@ impl Api {
     }
 
     /// Serves until the end is requested; answers that are under way are broken off then.
-    pub async fn run(self, mut shutdown: Shutdown) {
-        let Api { listener, router, metrics, shared, .. } = self;
-        let mut connections: JoinSet<IpAddr> = JoinSet::new();
-        let mut of: HashMap<IpAddr, usize> = HashMap::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                    // A connection's task that failed has no address: its place is lost until the restart.
-                    ended.map(|peer| leave(&mut of, peer)).unwrap_or_default();
-                    continue;
-                }
-                () = shutdown.requested() => break,
-            };
-            let handshake = match accepted {
-                Ok(handshake) => handshake,
-                Err(error) => {
-                    tracing::debug!("the API cannot accept a connection: {error}");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let peer = handshake.peer().ip();
-            let taken = of.entry(peer).or_default();
-            if *taken >= OF_ONE || connections.len() >= CONNECTIONS {
-                if *taken == 0 {
-                    of.remove(&peer);
-                }
-                metrics.refused.inc();
-                continue;
-            }
-            *taken += 1;
-            metrics.connections.inc();
-            let (router, metrics) = (router.clone(), metrics.clone());
-            connections.spawn(async move {
-                serve(handshake, router).await;
-                metrics.connections.dec();
-                peer
-            });
-        }
+    pub async fn run(self, shutdown: Shutdown) {
+        let Api { listener, router, counts, shared, .. } = self;
+        http::serve(Https(listener), router, counts, shutdown).await;
         drop(shared);
     }
 }
 
-fn leave(of: &mut HashMap<IpAddr, usize>, peer: IpAddr) {
-    if let Some(taken) = of.get_mut(&peer) {
-        *taken -= 1;
-        if *taken == 0 {
-            of.remove(&peer);
-        }
-    }
-}
+struct Https(StreamListener);
 
-/// One request; another needs another connection, so that an idle one holds no place.
-async fn serve(handshake: Handshake, router: Router) {
-    let peer = handshake.peer();
-    let incoming = match handshake.complete().await {
-        Ok(incoming) => incoming,
-        Err(error) => return tracing::debug!("{peer} does not speak TLS as the API does: {error}"),
-    };
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER)
-        .keep_alive(false)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(incoming.into_duplex()), TowerToHyperService::new(router));
-    if let Err(error) = served.await {
-        tracing::debug!("a request of {peer} ended early: {error}");
+impl Port for Https {
+    type Stream = Box<dyn Duplex>;
+
+    async fn accept(
+        &self,
+    ) -> io::Result<(SocketAddr, impl Future<Output = io::Result<Box<dyn Duplex>>> + Send + 'static)> {
+        let handshake = self.0.accept().await?;
+        Ok((handshake.peer(), async { Ok(handshake.complete().await?.into_duplex()) }))
     }
 }
 
@@ -161,7 +95,10 @@ async fn serve(handshake: Handshake, router: Router) {
 fn names(config: &Config) -> Vec<String> {
     let mut names: Vec<String> = certs::NAMES.iter().map(|name| (*name).to_owned()).collect();
     names.extend(Some(config.own_address.clone()).filter(|name| !name.is_empty()));
-    names.extend(fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()));
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // A host may be called what no certificate can say.
+    let plain = |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+    names.extend(Some(host.trim()).filter(plain).map(str::to_owned));
     names
 }
 

@@ -278,7 +278,7 @@ async fn numbers_accounting_and_log_level_are_told_and_set() {
     assert_eq!(get(&["log-level"]), "info\n");
     assert_eq!(get(&["log-level", "debug"]), "debug\n");
     TcpStream::connect(api.addr).await.unwrap().write_all(b"no TLS at all").await.unwrap();
-    api.aggregator.logged("does not speak TLS as the API does");
+    api.aggregator.logged("does not speak as this port does");
     assert_eq!(get(&["log-level"]), "debug\n");
     let (_, said, good) = api.run(&["log-level", "loud"]);
     assert!(!good);

@@ -3,7 +3,10 @@
 //! Takes a metrics registry and conditions of readiness; serves them as plain HTTP until shutdown. Nothing here
 //! changes anything, so nobody is asked who they are: bind it to an address that only operators reach.
 
-use super::Shutdown;
+use super::{
+    Shutdown,
+    http::{self, Connections, Port},
+};
 use axum::{
     Router,
     extract::State,
@@ -17,9 +20,12 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
+/// What is sent to a client and not taken for so long ends the connection.
+const UNTAKEN: Duration = Duration::from_secs(30);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Why the port cannot be served.
@@ -133,11 +139,25 @@ impl Admin {
     }
 
     /// Serves until the end is requested.
-    pub async fn run(self, mut shutdown: Shutdown) -> io::Result<()> {
+    pub async fn run(self, shutdown: Shutdown) {
         let Served { registry, readiness, version } = self.state;
         let router = health(readiness).merge(figures(registry, version));
-        axum::serve(self.listener, router).with_graceful_shutdown(async move { shutdown.requested().await }).await
+        http::serve(self.listener, router, Connections::default(), shutdown).await;
     }
+}
+
+impl Port for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(SocketAddr, impl Future<Output = io::Result<TcpStream>> + Send + 'static)> {
+        TcpListener::accept(self).await.map(|(stream, peer)| (peer, complete(stream)))
+    }
+}
+
+/// An answer that nobody takes ends the connection.
+async fn complete(stream: TcpStream) -> io::Result<TcpStream> {
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, UNTAKEN.as_millis().try_into().unwrap_or(u32::MAX))?;
+    Ok(stream)
 }
 
 /// `/livez`, `/healthz` and `/readyz`.
@@ -177,10 +197,7 @@ async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
 mod tests {
     use super::*;
     use prometheus_client::metrics::counter::Counter;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn ask(addr: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.unwrap();
@@ -215,6 +232,27 @@ mod tests {
         assert!(ask(addr, "/readyz").await.contains("[-]collector failed: the port is gone"));
 
         trigger.request();
-        serving.await.unwrap().unwrap();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn clients_that_say_nothing_take_no_place_of_others() {
+        let (trigger, shutdown) = Shutdown::new();
+        let any = ([127, 0, 0, 1], 0).into();
+        let admin = Admin::bind(any, Arc::new(Registry::default()), Readiness::new(), "1.2.3").await.unwrap();
+        let addr = admin.local().unwrap();
+        let serving = tokio::spawn(admin.run(shutdown));
+        let mut silent = Vec::new();
+        for _ in 0..40 {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+            silent.push(socket.connect(addr).await.unwrap());
+        }
+        assert!(ask(addr, "/livez").await.ends_with("ok"));
+        // Those beyond an address's share are closed at once.
+        let last = silent.last_mut().unwrap();
+        assert_eq!(last.read(&mut [0]).await.unwrap_or_default(), 0);
+        trigger.request();
+        serving.await.unwrap();
     }
 }

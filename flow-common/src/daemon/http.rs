@@ -1,0 +1,120 @@
+//! HTTP/1.1 for operators and their tools: a few clients, none of which can hold up the others.
+//!
+//! Takes what accepts connections and a router; serves one request a connection until the end is requested.
+//! Connections are bounded, in all and of one address; a header that does not come, and an answer that nobody takes,
+//! end them. Knows no path and no TLS.
+
+use super::Shutdown;
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinSet,
+    time::sleep,
+};
+
+/// Connections at one time.
+const CONNECTIONS: usize = 256;
+/// Connections of one address: one client cannot take all.
+const OF_ONE: usize = 32;
+/// A request's header must be there by then.
+const HEADER: Duration = Duration::from_secs(5);
+/// Bytes of a header, and of what is read and written at a time.
+const BUFFER: usize = 16 * 1024;
+/// After a failed accept (no file descriptors left) the next waits, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is counted of a port's connections.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    /// Open now.
+    pub open: Gauge,
+    /// Turned away because there were too many, in all or of one address.
+    pub refused: Counter,
+}
+
+/// Where connections come in, plain or by TLS.
+pub trait Port: Send + Sync {
+    /// A connection that is ready for a request.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection: of whom, and what makes it ready, which may take a slow client's time. Cancel-safe.
+    fn accept(
+        &self,
+    ) -> impl Future<Output = io::Result<(SocketAddr, impl Future<Output = io::Result<Self::Stream>> + Send + 'static)>> + Send;
+}
+
+/// Serves a port until the end is requested; answers that are under way are broken off then.
+pub async fn serve(port: impl Port, router: Router, counts: Connections, mut shutdown: Shutdown) {
+    let mut served: JoinSet<IpAddr> = JoinSet::new();
+    let mut of: HashMap<IpAddr, usize> = HashMap::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = port.accept() => accepted,
+            Some(ended) = served.join_next(), if !served.is_empty() => {
+                counts.open.dec();
+                // A task that failed has no address: its place is lost until the restart.
+                ended.map(|peer| leave(&mut of, peer)).unwrap_or_default();
+                continue;
+            }
+            () = shutdown.requested() => return,
+        };
+        let (peer, connection) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!("a connection cannot be accepted: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let addr = peer.ip().to_canonical();
+        let taken = of.get(&addr).copied().unwrap_or(0);
+        if taken >= OF_ONE || served.len() >= CONNECTIONS {
+            counts.refused.inc();
+            continue;
+        }
+        of.insert(addr, taken + 1);
+        counts.open.inc();
+        let router = router.clone();
+        served.spawn(async move {
+            match connection.await {
+                Ok(stream) => answer(peer, stream, router).await,
+                Err(error) => tracing::debug!("{peer} does not speak as this port does: {error}"),
+            }
+            addr
+        });
+    }
+}
+
+fn leave(of: &mut HashMap<IpAddr, usize>, peer: IpAddr) {
+    if let Some(taken) = of.get_mut(&peer) {
+        *taken -= 1;
+        if *taken == 0 {
+            of.remove(&peer);
+        }
+    }
+}
+
+/// One request; another needs another connection, so that an idle one holds no place.
+async fn answer(peer: SocketAddr, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, router: Router) {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .keep_alive(false)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    if let Err(error) = served.await {
+        tracing::debug!("a request of {peer} ended early: {error}");
+    }
+}
