@@ -167,7 +167,7 @@ async fn the_oldest_partitions_make_room_and_ages_follow_the_configuration() -> 
         let url = format!("tcp://{}", server.addr("tcp"));
         sink(&url, "default", "", "default", 12 * 3_600)?.open().await?;
         // Random names, which no compression makes small: some megabytes an hour.
-        for hours in [1, 2, 20] {
+        for hours in [1, 2, 8] {
             server.ask(&format!(
                 "INSERT INTO flows (timeInserted, httpVals) SELECT now() - {hours} * 3600, toString(sipHash64(number)) FROM numbers(200000)"
             ))?;
