@@ -98,6 +98,8 @@ pub struct Order {
     pub outlets: Vec<Arc<Outlet>>,
     /// Another folder of objects than before, or none; `None` where that did not change.
     pub objects: Option<Option<Objects>>,
+    /// Told when all of it is in force.
+    pub obeyed: oneshot::Sender<()>,
 }
 
 /// A folder of objects: what it held at the first look, and what is found later.
@@ -190,6 +192,8 @@ impl Join {
                 further
             });
         }
+        // Whoever gave the first order does not wait.
+        let _ = order.obeyed.send(());
     }
 
     fn take(&mut self, input: Input) {

@@ -65,7 +65,7 @@ pub struct TableMetrics {
 /// The configuration file, while it is followed.
 #[derive(Clone, Debug, Default)]
 pub struct ReloadMetrics {
-    /// Files taken.
+    /// Files that are in force, one after the other.
     pub taken: Counter,
     /// Files refused.
     pub refused: Counter,
@@ -160,7 +160,11 @@ impl Metrics {
 impl ReloadMetrics {
     fn new(registry: &mut Registry) -> Self {
         let metrics = ReloadMetrics::default();
-        registry.register("config_reloads", "Changed configuration files that were taken", metrics.taken.clone());
+        registry.register(
+            "config_reloads",
+            "Changed configuration files that were taken and came into force",
+            metrics.taken.clone(),
+        );
         registry.register(
             "config_reloads_refused",
             "Changed configuration files that were refused, with the old configuration still in force",

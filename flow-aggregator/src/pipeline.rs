@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Read buffers between the collector and the table; beyond them senders wait.
 const BUFFERS: usize = 64;
@@ -110,7 +110,7 @@ impl Pipeline {
             tracing::info!("the API is on https://{}", api.local());
         }
         let mut outlets = Outlets::new(metrics.clone());
-        let first = order(&config, None, &mut outlets);
+        let (first, _) = order(&config, None, &mut outlets);
         let (max_sessions, bound) = watch::channel(config.max_sessions as usize);
         let (orders, to_table) = mpsc::channel(ORDERS);
         let (output, messages) = mpsc::channel(BUFFERS);
@@ -164,6 +164,7 @@ impl Conductor {
             tokio::spawn(reload.run(output));
             while let Some(config) = configs.recv().await {
                 self.apply(config).await;
+                metrics.reloads.taken.inc();
             }
         }
         std::future::pending::<()>().await;
@@ -177,21 +178,25 @@ impl Conductor {
         }
         self.max_sessions.send_replace(config.max_sessions as usize);
         self.token_file.send_replace(config.api_token.clone());
-        let order = order(&config, Some(&self.running), &mut self.outlets);
+        let (order, obeyed) = order(&config, Some(&self.running), &mut self.outlets);
         // The table's task outlives this one.
         let _ = self.orders.send(order).await;
+        let _ = obeyed.await;
         self.running = config;
     }
 }
 
-/// What the table's task is told of a configuration that follows another.
-fn order(config: &Config, before: Option<&Config>, outlets: &mut Outlets) -> Order {
+/// What the table's task is told of a configuration that follows another, and what it answers when that is in force.
+fn order(config: &Config, before: Option<&Config>, outlets: &mut Outlets) -> (Order, oneshot::Receiver<()>) {
     let same_folder = before.map_or(config.objects.is_none(), |before| before.objects == config.objects);
-    Order {
+    let (obeyed, answer) = oneshot::channel();
+    let order = Order {
         table: config.table(),
         outlets: outlets.apply(config),
         objects: (!same_folder).then(|| config.objects.as_deref().map(objects)),
-    }
+        obeyed,
+    };
+    (order, answer)
 }
 
 /// The folder's objects as they are now, and their changes.

@@ -84,7 +84,6 @@ impl Reload {
         for warning in &accepted.warnings {
             tracing::warn!("{warning}");
         }
-        self.metrics.taken.inc();
         tracing::info!("{} changed: {}", self.path.display(), differences(&self.running, &accepted.config).join(", "));
         self.running = accepted.config.clone();
         Some(accepted.config)

@@ -98,39 +98,62 @@ impl Listing {
     }
 }
 
+/// Records as they are exported, with the batch that is being told of.
+struct Following {
+    batches: broadcast::Receiver<Arc<Batch>>,
+    ask: Ask,
+    /// It, and how many of its records are done with.
+    batch: Option<(Arc<Batch>, usize)>,
+}
+
 /// A line for each record that is exported from now on.
 pub(super) async fn follow(desk: Desk, ask: Ask) -> io::Result<Body> {
     let (answer, given) = oneshot::channel();
     let batches = desk.ask(Question::Follow(answer), given).await?;
-    Ok(Body::from_stream(unfold((batches, ask), |(mut batches, ask)| async move {
-        let piece = next_lines(&mut batches, &ask).await?;
-        Some((Ok::<_, io::Error>(piece), (batches, ask)))
+    let following = Following { batches, ask, batch: None };
+    Ok(Body::from_stream(unfold(following, |mut following| async {
+        let piece = following.piece().await?;
+        Some((Ok::<_, io::Error>(piece), following))
     })))
 }
 
-/// `None` at the end of the process.
-async fn next_lines(batches: &mut broadcast::Receiver<Arc<Batch>>, ask: &Ask) -> Option<Bytes> {
-    loop {
-        let Ok(received) = timeout(SIGN_OF_LIFE, batches.recv()).await else { return Some(Bytes::from_static(b"\n")) };
-        let batch = match received {
-            Ok(batch) => batch,
-            Err(broadcast::error::RecvError::Lagged(count)) => {
-                return Some(format!("{{\"skippedBatches\":{count}}}\n").into());
+impl Following {
+    /// `None` at the end of the process.
+    async fn piece(&mut self) -> Option<Bytes> {
+        loop {
+            let Some((batch, done)) = self.batch.take() else {
+                let Ok(received) = timeout(SIGN_OF_LIFE, self.batches.recv()).await else {
+                    return Some(Bytes::from_static(b"\n"));
+                };
+                match received {
+                    Ok(batch) => self.batch = Some((batch, 0)),
+                    Err(broadcast::error::RecvError::Lagged(count)) => {
+                        return Some(format!("{{\"skippedBatches\":{count}}}\n").into());
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+                continue;
+            };
+            let lines = self.lines(&batch, done);
+            self.batch = Some((batch, done + PIECE)).filter(|(batch, done)| *done < batch.len());
+            if !lines.is_empty() {
+                return Some(lines.into());
             }
-            Err(broadcast::error::RecvError::Closed) => return None,
-        };
+        }
+    }
+
+    fn lines(&self, batch: &Batch, from: usize) -> Vec<u8> {
         let (mut out, now) = (Vec::new(), Timestamp::from(SystemTime::now()));
-        for joined in batch.iter() {
-            let Some(flow) = joined.decode().filter(|flow| ask.filter.matches(&FlowView::from(flow))) else { continue };
-            match ask.form {
+        for joined in batch.iter().skip(from).take(PIECE) {
+            let wanted = |flow: &AggregatedFlow| self.ask.filter.matches(&FlowView::from(flow));
+            let Some(flow) = joined.decode().filter(wanted) else { continue };
+            match self.ask.form {
                 // What is not joined has other elements than a joined flow.
                 Form::Records => drop(joined.json(true, now, &mut out)),
-                Form::Rows => write(&flow, ask.form, now, &mut out),
+                Form::Rows => write(&flow, self.ask.form, now, &mut out),
             }
         }
-        if !out.is_empty() {
-            return Some(out.into());
-        }
+        out
     }
 }
 

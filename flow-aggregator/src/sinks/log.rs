@@ -25,6 +25,9 @@ use tokio::{
     time::sleep,
 };
 
+/// Flows of a batch whose lines are made and written together.
+const AT_ONCE: usize = 4_096;
+
 /// Which file, and what stands in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogSettings {
@@ -48,6 +51,8 @@ pub struct LogSink {
     settings: LogSettings,
     file: Option<LogFile>,
     tidying: Option<JoinHandle<()>>,
+    /// A file was put aside while the others were looked after.
+    untidy: bool,
 }
 
 /// Lines of a batch, and for each where it ends and how many flows of the batch are done with it.
@@ -69,13 +74,13 @@ struct Written {
 impl LogSink {
     /// Nothing is open yet.
     pub fn new(settings: LogSettings) -> LogSink {
-        LogSink { settings, file: None, tidying: None }
+        LogSink { settings, file: None, tidying: None, untidy: false }
     }
 
     fn lines(&self, batch: &Batch, from: usize) -> (Lines, u64) {
         let LogSettings { extended, format, pretty, filters, .. } = &self.settings;
         let (mut lines, mut refused, at) = (Lines::default(), 0, timestamp());
-        for (number, joined) in batch.iter().enumerate().skip(from) {
+        for (number, joined) in batch.iter().enumerate().skip(from).take(AT_ONCE) {
             if *format == LogFormat::Csv || !filters.is_empty() {
                 let Some(flow) = joined.decode() else {
                     refused += 1;
@@ -104,7 +109,8 @@ impl LogSink {
     /// Beside everything else, one run at a time.
     fn tidy(&mut self) {
         let LogSettings { path, rotation, .. } = self.settings.clone();
-        if path == Path::new("-") || self.tidying.as_ref().is_some_and(|tidying| !tidying.is_finished()) {
+        self.untidy = self.tidying.as_ref().is_some_and(|tidying| !tidying.is_finished());
+        if path == Path::new("-") || self.untidy {
             return;
         }
         self.tidying = Some(spawn_blocking(move || {
@@ -140,13 +146,21 @@ impl Sink for LogSink {
         if rotated {
             self.tidy();
         }
+        let done = batch.len().min(from + AT_ONCE);
         match error {
-            None => Delivery { through: batch.len(), delivered, refused, error: None },
+            None => Delivery { through: done, delivered, refused, error: None },
             Some(error) => Delivery { through, delivered, refused: 0, error: Some(self.failed(error)) },
         }
     }
 
     async fn idle(&mut self) -> Result<(), SinkError> {
+        if let Some(tidying) = self.tidying.as_mut().filter(|_| self.untidy) {
+            // It has said itself what went wrong.
+            let _ = tidying.await;
+            self.tidying = None;
+            self.tidy();
+            return Ok(());
+        }
         let due = self.file.as_ref().and_then(|file| file.due(&self.settings.rotation));
         let Some(due) = due else { return std::future::pending().await };
         // The clock may be set meanwhile, so it is looked at again.
@@ -166,9 +180,11 @@ impl Sink for LogSink {
 
     async fn close(&mut self) {
         self.file = None;
-        if let Some(tidying) = self.tidying.take() {
-            // It has said itself what went wrong.
+        while let Some(tidying) = self.tidying.take() {
             let _ = tidying.await;
+            if self.untidy {
+                self.tidy();
+            }
         }
     }
 }
