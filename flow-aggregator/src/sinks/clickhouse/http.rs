@@ -50,7 +50,7 @@ impl Http {
         Ok(Http { requests, connection: connection.abort_handle(), host, login })
     }
 
-    /// Runs a statement, whose answer is columns of strings.
+    /// Runs a statement, whose answer is columns of strings or integers.
     pub(super) async fn ask(&mut self, sql: &str) -> Result<Answer, Error> {
         let body = self.send(&[], sql.to_owned().into()).await?;
         let (mut from, mut answer) = (Reader::new(&body), Answer::default());

@@ -37,7 +37,7 @@ impl Native {
         Ok(native)
     }
 
-    /// Runs a statement, whose answer is columns of strings.
+    /// Runs a statement, whose answer is columns of strings or integers.
     pub(super) async fn ask(&mut self, sql: &str) -> Result<Answer, Error> {
         self.send(&[&packet::query(self.revision, sql, &[], false)]).await?;
         let mut answer = Answer::default();

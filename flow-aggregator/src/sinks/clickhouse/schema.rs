@@ -48,11 +48,12 @@ pub(super) async fn ensure(
         spans_as_configured(made, cluster.is_some())?;
     }
     let flows = layout.inserted();
-    let added = match tables.contains_key(&flows) {
-        true => bring_forward(session, &layout, &flows).await?,
-        false => 0,
+    let lacking = match tables.contains_key(&flows) {
+        true => lacking(session, &flows).await?,
+        false => Vec::new(),
     };
     let mut statements = layout.flows();
+    statements.extend(lacking.iter().flat_map(|column| layout.add(column)));
     for view in VIEWS.iter() {
         // A view of an earlier deployment's own making goes on as it is.
         if !tables.contains_key(&layout.local(view.name)) || tables.contains_key(&layout.local(view.table)) {
@@ -69,7 +70,11 @@ pub(super) async fn ensure(
         session.ask(&layout.stamp()).await?;
         tracing::info!(
             "ClickHouse {version}: tables and views of schema version {VERSION} are there{}",
-            if added > 0 { format!(", {added} columns were added to {flows}") } else { String::new() }
+            if lacking.is_empty() {
+                String::new()
+            } else {
+                format!(", {} columns were added to {flows}", lacking.len())
+            }
         );
     }
     let types = types(session, &flows).await?;
@@ -77,7 +82,7 @@ pub(super) async fn ensure(
     let kind = of_milliseconds.and_then(|column| types.get(column.name)).map_or("", String::as_str);
     let milliseconds = if kind.starts_with("DateTime64") { "DateTime64(3)" } else { "UInt64" };
     let shard = match &layout.cluster {
-        Some(_) => one(session, "SELECT getMacro('shard')").await?,
+        Some(_) => one(session, "SELECT substitution FROM system.macros WHERE macro = 'shard'").await?,
         None => None,
     };
     Ok(Ready { layout, milliseconds, shard })
@@ -93,27 +98,22 @@ fn spans_as_configured(made: &str, cluster: bool) -> Result<(), Error> {
     Err(Error::Layout { table: "flows".to_owned(), why: why.to_owned() })
 }
 
-/// A table that is there must have the specification's columns; it gets the others. Gives how many it got.
-async fn bring_forward(session: &mut Session, layout: &Layout, table: &str) -> Result<usize, Error> {
+/// The columns that a table lacks; it must have the specification's.
+async fn lacking(session: &mut Session, table: &str) -> Result<Vec<&'static Column>, Error> {
     let types = types(session, table).await?;
     let foreign = |why: String| Error::Layout { table: table.to_owned(), why };
-    let mut added = 0;
+    let mut lacking = Vec::new();
     for column in COLUMNS.iter() {
         match types.get(column.name) {
             Some(kind) if !fits(column, kind) => {
                 return Err(foreign(format!("column {} is of type {kind}", column.name)));
             }
             Some(_) => {}
-            None if column.added => {
-                for statement in layout.add(column) {
-                    session.ask(&statement).await?;
-                }
-                added += 1;
-            }
+            None if column.added => lacking.push(column),
             None => return Err(foreign(format!("it has no column {}", column.name))),
         }
     }
-    Ok(added)
+    Ok(lacking)
 }
 
 /// Whether values can be inserted into a column of this type.

@@ -99,7 +99,7 @@ impl Server {
 }
 
 impl Session {
-    /// Runs a statement, whose answer, if it has one, must be columns of strings.
+    /// Runs a statement, whose answer, if it has one, must be columns of strings or integers.
     pub async fn ask(&mut self, sql: &str) -> Result<Answer, Error> {
         self.tell(sql);
         let asking = async {

@@ -1,8 +1,8 @@
 //! ClickHouse's elements on the wire: numbers of variable length, strings, and blocks of columns.
 //!
 //! Takes bytes as far as they came; gives values, or says that more must come, or what makes no sense. Of blocks only
-//! what our own questions are answered with is read: columns of strings, and blocks without rows. Nothing here reads a
-//! socket or panics.
+//! what our own questions are answered with is read: columns of strings and integers, and blocks without rows. Nothing
+//! here reads a socket or panics.
 
 /// Columns, rows and bytes of a string beyond which an answer is none of ours.
 const MOST_COLUMNS: u64 = 4_096;
@@ -124,11 +124,12 @@ impl<'a> Reader<'a> {
         let begin = answer.rows.len();
         for _ in 0..columns {
             let (_, kind) = (self.text()?, self.text()?);
-            if rows > 0 && kind != "String" {
-                return Err(Fault::Malformed("a column that is no string"));
+            if rows == 0 {
+                continue;
             }
+            let value = value_of(&kind).ok_or(Fault::Malformed("a column that is neither string nor integer"))?;
             for row in 0..rows as usize {
-                let text = self.text()?;
+                let text = value(self)?;
                 match answer.rows.get_mut(begin + row) {
                     Some(known) => known.push(text),
                     None => answer.rows.push(vec![text]),
@@ -137,6 +138,26 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
+}
+
+/// Reads a value as text.
+type Read = fn(&mut Reader<'_>) -> Result<String, Fault>;
+
+/// How a value of a type is read.
+fn value_of(kind: &str) -> Option<Read> {
+    let read: Read = match kind {
+        "String" => |from| from.text(),
+        "UInt8" => |from| Ok(u8::from_le_bytes(from.array()?).to_string()),
+        "UInt16" => |from| Ok(u16::from_le_bytes(from.array()?).to_string()),
+        "UInt32" => |from| Ok(u32::from_le_bytes(from.array()?).to_string()),
+        "UInt64" => |from| Ok(u64::from_le_bytes(from.array()?).to_string()),
+        "Int8" => |from| Ok(i8::from_le_bytes(from.array()?).to_string()),
+        "Int16" => |from| Ok(i16::from_le_bytes(from.array()?).to_string()),
+        "Int32" => |from| Ok(i32::from_le_bytes(from.array()?).to_string()),
+        "Int64" => |from| Ok(i64::from_le_bytes(from.array()?).to_string()),
+        _ => return None,
+    };
+    Some(read)
 }
 
 #[cfg(test)]
@@ -181,10 +202,24 @@ mod tests {
     }
 
     #[test]
+    fn integers_are_read_as_texts() {
+        // As a statement ON CLUSTER is answered.
+        let mut out = vec![2, 2];
+        for (kind, values) in [("UInt16", [&[0x28, 0x23][..], &[1, 0]]), ("Int64", [&[0xff; 8], &[0; 8]])] {
+            put_text(b"a", &mut out);
+            put_text(kind.as_bytes(), &mut out);
+            values.iter().for_each(|value| out.extend_from_slice(value));
+        }
+        let mut answer = Answer::default();
+        assert_eq!(Reader::new(&out).block(&mut answer), Ok(()));
+        assert_eq!(answer.rows, [["9000", "-1"], ["1", "0"]]);
+    }
+
+    #[test]
     fn what_was_not_asked_for_is_refused() {
         let mut out = vec![1, 1];
         put_text(b"a", &mut out);
-        put_text(b"UInt8", &mut out);
+        put_text(b"Date", &mut out);
         assert!(matches!(Reader::new(&out).block(&mut Answer::default()), Err(Fault::Malformed(_))));
         assert!(matches!(Reader::new(&[0xff; 11]).number(), Err(Fault::Malformed(_))));
         assert!(matches!(
