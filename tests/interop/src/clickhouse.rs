@@ -33,7 +33,7 @@ pub struct ClickHouse {
     _own: Option<tempfile::TempDir>,
 }
 
-/// What users.xml says: `default` without a password, `flow` with one.
+/// What users.xml says: `default` without a password, `flow` with one, and `flow_aggregator` with the documented rights alone.
 const USERS: &str = include_str!("clickhouse/users.xml");
 const OLD: &str = include_str!("clickhouse/old.xml");
 const MODERN: &str = include_str!("clickhouse/modern.xml");

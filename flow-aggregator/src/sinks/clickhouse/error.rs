@@ -104,7 +104,7 @@ impl Refusal {
             192 | 193 | 194 | 516 => "check CH_USERNAME and CH_PASSWORD",
             81 => "make it (CREATE DATABASE) or set clickHouse.database to one that is there",
             164 | 497 => {
-                "the user needs the rights CREATE, ALTER, INSERT, SELECT on the database and SELECT on system.*: grant them"
+                "the user needs the rights CREATE, ALTER, INSERT, SELECT on the database, SELECT on system.* and TABLE ENGINE on *: grant them"
             }
             16 | 47 | 53 => "a table is not as it was made: put it right or rename it, and it is made anew",
             60 => "the table is gone and is made anew",

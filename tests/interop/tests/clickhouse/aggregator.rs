@@ -1,6 +1,7 @@
 //! The aggregator in this process, agents that send to it, and what they send.
 
 use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +11,7 @@ use flow_common::daemon::{LogLevel, Shutdown, ShutdownTrigger};
 use flow_common::ipfix::exporter::{Session, Settings};
 use flow_common::net::{Address, Connection, Protocol, connect};
 use flow_common::record::{Content, EndReason, Extended, FlowRecord, FlowType, ForwardingStatus, Head, Tail, TcpState};
+use interop::{ClickHouse, beside, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -43,17 +45,7 @@ impl Aggregator {
     }
 
     pub(crate) async fn agent(&self) -> Result<Agent> {
-        let connection = connect(&Address::parse(&format!("{}:tcp", self.addr), Protocol::Tcp)?, None).await?;
-        let mut session = Session::new(Settings {
-            domain: 7,
-            content: Content::Agent,
-            extended: true,
-            accounting: false,
-            message_limit: connection.message_limit(),
-            template_resend: None,
-        });
-        session.begin(NOW);
-        Ok(Agent { connection, session })
+        Agent::connect(self.addr).await
     }
 
     /// A metric of the sink.
@@ -85,12 +77,93 @@ impl Aggregator {
     }
 }
 
+/// An aggregator as a process, which can be killed.
+pub(crate) struct Process {
+    child: Child,
+    addr: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Process {
+    /// Into a database of a server, as the user that `login` names in the environment.
+    pub(crate) fn start(url: &str, database: &str, login: &[(&str, &str)]) -> Result<Process> {
+        let folder = tempfile::tempdir()?;
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let file = folder.path().join("flow-aggregator.conf");
+        let text = format!(
+            "aggregatorTransportProtocol: tcp\nlistenAddr: \"{addr}\"\nadminAddr: \"\"\n\
+             clickHouse: {{enable: true, commitInterval: 1s, database: {database}, databaseURL: \"{url}\", \
+             retention: {{maxBytes: 1TiB}}}}\n"
+        );
+        std::fs::write(&file, text)?;
+        let mut command = Command::new(beside("flow-aggregator")?);
+        let log = std::fs::File::create(folder.path().join("log"))?;
+        command.envs(login.iter().copied());
+        let child = command.args(["run", "--config"]).arg(file).stdin(Stdio::null()).stderr(log).spawn()?;
+        Ok(Process { child, addr, folder })
+    }
+
+    /// Once it listens.
+    pub(crate) async fn agent(&self) -> Result<Agent> {
+        let begun = Instant::now();
+        loop {
+            match Agent::connect(self.addr).await {
+                Ok(agent) => return Ok(agent),
+                Err(error) => ensure!(begun.elapsed() < PATIENCE, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until so many flows have a row.
+    pub(crate) async fn until_stored(&self, server: &ClickHouse, table: &str, flows: u64) -> Result<()> {
+        let begun = Instant::now();
+        let stored = format!("SELECT toString(uniqExact(flowId)) FROM {table}");
+        while server.number(&stored).unwrap_or_default() < flows {
+            ensure!(begun.elapsed() < PATIENCE, "not every flow has a row: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        // Both fail only for one that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 pub(crate) struct Agent {
     connection: Connection,
     session: Session,
 }
 
 impl Agent {
+    async fn connect(aggregator: SocketAddr) -> Result<Agent> {
+        let connection = connect(&Address::parse(&format!("{aggregator}:tcp"), Protocol::Tcp)?, None).await?;
+        let mut session = Session::new(Settings {
+            domain: 7,
+            content: Content::Agent,
+            extended: true,
+            accounting: false,
+            message_limit: connection.message_limit(),
+            template_resend: None,
+        });
+        session.begin(NOW);
+        Ok(Agent { connection, session })
+    }
+
     pub(crate) async fn send(&mut self, records: impl IntoIterator<Item = FlowRecord>) -> Result<()> {
         for record in records {
             self.session.push_record(&record)?;

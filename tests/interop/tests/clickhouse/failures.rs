@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use interop::{Age, Certificates, ClickHouse, Cut, Relay};
 
-use crate::aggregator::{Aggregator, PATIENCE, record};
+use crate::aggregator::{Aggregator, PATIENCE, Process, record};
+use crate::tables::documented;
 
 /// Every flow from 0 on has its row, and (unless the server cannot tell) one alone; the views have what the rows have.
 fn whole(server: &ClickHouse, flows: u64, once: bool) -> Result<()> {
@@ -60,6 +61,41 @@ async fn a_server_killed_amid_a_commit_has_every_row_once() -> Result<()> {
     ensure!(amid >= 5, "only {amid} of 20 met a commit");
     aggregator.stop().await?;
     whole(&server, 20 * FLOWS, true)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aggregator_killed_under_load_leaves_every_ended_flow_and_repeats_that_can_be_removed() -> Result<()> {
+    const FLOWS: u32 = 400;
+    let server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
+    let (url, mut seed) = (format!("tcp://{}", server.addr("tcp")), 521_288_629);
+    let mut sent = 0;
+    for round in 1..=20 {
+        let mut aggregator = Process::start(&url, "default", &[])?;
+        let mut agent = aggregator.agent().await?;
+        // As an agent's spool does it: what ended lately comes again with each new connection.
+        agent.send((0..sent).map(record)).await?;
+        for _ in 0..4 {
+            agent.send((sent..sent + FLOWS / 4).map(record)).await?;
+            sent += FLOWS / 4;
+            tokio::time::sleep(Duration::from_millis(draw(&mut seed, 500))).await;
+        }
+        if round < 20 {
+            aggregator.kill();
+            continue;
+        }
+        aggregator.until_stored(&server, "flows", u64::from(sent)).await?;
+    }
+    let rows = server.number("SELECT toString(count()) FROM flows")?;
+    ensure!(rows > u64::from(sent), "nothing is there twice, so nothing was tried");
+    let [find, remove] = documented()?;
+    ensure!(!server.ask(&find)?.is_empty(), "the documented query finds the repeats");
+    server.ask(&format!("{remove} SETTINGS mutations_sync = 1"))?;
+    ensure!(server.ask(&find)?.is_empty(), "{}", server.ask(&find)?);
+    let octets: u64 = (0..u64::from(sent)).map(|flow| (flow + 1) * 100).sum();
+    let left =
+        server.ask("SELECT count(), uniqExact(flowId), sum(octetTotalCount), sum(octetDeltaCount) FROM flows")?;
+    ensure!(left == format!("{sent}\t{sent}\t{octets}\t{octets}"), "{left}");
+    Ok(())
 }
 
 /// Twenty commits whose connection is cut amid them, or instead of the answer.

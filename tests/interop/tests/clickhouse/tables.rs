@@ -10,7 +10,7 @@ use flow_common::net::Trust;
 use flow_common::record::FlowRecord;
 use interop::{Age, Certificates, ClickHouse, Relay};
 
-use crate::aggregator::{Aggregator, PATIENCE, record};
+use crate::aggregator::{Aggregator, PATIENCE, Process, record};
 
 /// A sink of its own.
 fn sink(url: &str, user: &str, password: &str, database: &str, ttl: u64) -> Result<ClickHouseSink> {
@@ -115,6 +115,30 @@ async fn what_is_wrong_is_named_with_server_code_and_remedy() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_rights_are_enough() -> Result<()> {
+    let server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
+    // Those of the server's users.xml, which knows the user by the name that the documentation gives it.
+    let documented = include_str!("../../../../docs/clickhouse.md");
+    let rights = include_str!("../../src/clickhouse/users.xml").split("<query>").skip(1);
+    for right in rights.filter_map(|rest| rest.split("</query>").next()) {
+        ensure!(documented.contains(&format!("{right} TO flow_aggregator;")), "{right} is not documented");
+    }
+    server.ask("CREATE DATABASE flow_visibility")?;
+    for scheme in ["tcp", "http"] {
+        let url = format!("{scheme}://{}", server.addr(scheme));
+        let login = [("CH_USERNAME", "flow_aggregator"), ("CH_PASSWORD", "right")];
+        let aggregator = Process::start(&url, "flow_visibility", &login)?;
+        let flows = if scheme == "tcp" { 10 } else { 20 };
+        aggregator.agent().await?.send((0..flows).map(record)).await?;
+        aggregator.until_stored(&server, "flow_visibility.flows", flows.into()).await?;
+        ensure!(!aggregator.log().contains("cannot be dropped"), "{}", aggregator.log());
+        // Another limit of age changes the tables.
+        sink(&url, "flow_aggregator", "right", "flow_visibility", 7_200)?.open().await?;
+    }
+    Ok(())
+}
+
 /// The specification's table, as its deployment of version 1.6 has it.
 const SPECIFIED: &str = "timeInserted DateTime DEFAULT now(), flowStartSeconds DateTime, flowEndSeconds DateTime, \
     flowEndSecondsFromSourceNode DateTime, flowEndSecondsFromDestinationNode DateTime, flowEndReason UInt8, sourceIP String, \
@@ -187,6 +211,16 @@ async fn the_oldest_partitions_make_room_and_ages_follow_the_configuration() -> 
         if age == Age::Modern {
             let made = server.ask("SELECT create_table_query FROM system.tables WHERE name = 'pod_view_table'")?;
             ensure!(made.contains("TTL timeInserted + toIntervalSecond(86400)"), "{made}");
+            // No part of the disk is so small as this one.
+            for (fraction, left) in [("1", 20), ("0.000000001", 0)] {
+                let settings = format!("databaseURL: \"{url}\", ttl: 24h, retention: {{maxFraction: {fraction}}}");
+                let aggregator = Aggregator::start(&settings, "").await?;
+                aggregator.agent().await?.send((10..20).map(record)).await?;
+                aggregator.until("delivered_total", 10).await?;
+                aggregator.stop().await?;
+                let count = server.number("SELECT toString(countIf(httpVals = '' OR flowId != 0)) FROM flows")?;
+                ensure!(count == left, "{count} rows with maxFraction {fraction}");
+            }
         }
         // An old server knows no limit of age by itself.
         if age == Age::Old {
@@ -201,10 +235,12 @@ async fn the_oldest_partitions_make_room_and_ages_follow_the_configuration() -> 
     Ok(())
 }
 
-/// The documentation's statements in SQL, in their order.
-fn documented() -> Vec<String> {
+/// The documentation's statements that find and remove rows that are there more than once.
+pub(crate) fn documented() -> Result<[String; 2]> {
     let text = include_str!("../../../../docs/clickhouse.md");
-    text.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+    let statements = text.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next()).map(str::trim);
+    let all: Vec<String> = statements.map(str::to_owned).collect();
+    all.try_into().map_err(|all| anyhow::anyhow!("two statements are expected: {all:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,7 +264,7 @@ async fn repeats_after_the_aggregator_was_killed_are_found_and_removed_as_docume
             aggregator.until("delivered_total", count).await?;
             aggregator.stop().await?;
         }
-        let [find, remove] = <[String; 2]>::try_from(documented()).map_err(|all| anyhow::anyhow!("{all:?}"))?;
+        let [find, remove] = documented()?;
         ensure!(server.ask(&find)?.lines().count() == 40, "{}", server.ask(&find)?);
         server.ask(&remove)?;
         let begun = Instant::now();
