@@ -80,6 +80,8 @@ pub struct ApiMetrics {
     pub connections: Connections,
     /// Requests without the token.
     pub unauthorized: Counter,
+    /// Batches that followers who read too slowly missed.
+    pub skipped: Counter,
 }
 
 /// One sink.
@@ -187,6 +189,11 @@ impl ApiMetrics {
             "api_connections_refused",
             "Connections turned away because there were too many, in all or of one address",
             metrics.connections.refused.clone(),
+        );
+        registry.register(
+            "api_batches_skipped",
+            "Batches of exported flows that clients who follow them missed, because they read too slowly",
+            metrics.skipped.clone(),
         );
         registry.register("api_unauthorized", "Requests without the API's token", metrics.unauthorized.clone());
         metrics

@@ -19,6 +19,7 @@ use flow_common::{
     time::Timestamp,
 };
 use futures_util::stream::unfold;
+use prometheus_client::metrics::counter::Counter;
 use std::{
     io,
     sync::Arc,
@@ -102,6 +103,7 @@ impl Listing {
 struct Following {
     batches: broadcast::Receiver<Arc<Batch>>,
     ask: Ask,
+    skipped: Counter,
     /// It, and how many of its records are done with.
     batch: Option<(Arc<Batch>, usize)>,
 }
@@ -110,7 +112,8 @@ struct Following {
 pub(super) async fn follow(desk: Desk, ask: Ask) -> io::Result<Body> {
     let (answer, given) = oneshot::channel();
     let batches = desk.ask(Question::Follow(answer), given).await?;
-    let following = Following { batches, ask, batch: None };
+    let skipped = desk.metrics.api.skipped.clone();
+    let following = Following { batches, ask, skipped, batch: None };
     Ok(Body::from_stream(unfold(following, |mut following| async {
         let piece = following.piece().await?;
         Some((Ok::<_, io::Error>(piece), following))
@@ -128,6 +131,7 @@ impl Following {
                 match received {
                     Ok(batch) => self.batch = Some((batch, 0)),
                     Err(broadcast::error::RecvError::Lagged(count)) => {
+                        self.skipped.inc_by(count);
                         return Some(format!("{{\"skippedBatches\":{count}}}\n").into());
                     }
                     Err(broadcast::error::RecvError::Closed) => return None,

@@ -247,6 +247,32 @@ async fn records_are_followed_as_they_are_exported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_does_not_read_misses_records_and_the_sinks_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = format!("flowLogger: {{enable: true, path: \"{}/flows\"}}\n", dir.path().display());
+    let mut api = Api::start(dir.path(), &log).await;
+    let mut follower = api.connect().await;
+    let request = format!("GET /flowrecords?follow=true HTTP/1.1\r\nHost: x\r\n{}\r\n", api.bearer());
+    follower.write_all(request.as_bytes()).await.unwrap();
+    // The answer's head comes when the table's task knows of the follower.
+    assert_ne!(follower.read(&mut [0; 4]).await.unwrap(), 0);
+    for step in 0..30 {
+        api.agent.send(&(1..=1_000).map(|port| external(step * 1_000 + port)).collect::<Vec<_>>()).await;
+        api.aggregator.until("sink_delivered_total{sink=\"log\"}", (u64::from(step) + 1) * 1_000);
+    }
+    // It is told once it reads on.
+    let (mut told, mut piece) = (String::new(), vec![0; 1 << 20]);
+    while !told.contains("skippedBatches") {
+        let length = timeout(PATIENCE, follower.read(&mut piece)).await.unwrap().unwrap();
+        assert_ne!(length, 0, "the end");
+        let end = told.len().saturating_sub(20);
+        told = told.split_off(end) + &String::from_utf8_lossy(&piece[..length]);
+    }
+    assert!(api.aggregator.metric("api_batches_skipped_total").unwrap() > 0);
+    assert!(api.aggregator.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn numbers_accounting_and_log_level_are_told_and_set() {
     let dir = tempfile::tempdir().unwrap();
     let log = format!("flowLogger: {{enable: true, path: \"{}/flows\"}}\n", dir.path().display());
