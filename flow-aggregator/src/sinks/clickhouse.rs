@@ -72,6 +72,8 @@ pub struct ClickHouseSink {
     rows: Rows,
     /// When the rows are committed, from the first one on.
     due: Option<Instant>,
+    /// Rows that are being sealed at the moment.
+    sealing: usize,
     sealed: Option<Commit>,
     /// When room was looked at.
     look: Option<Instant>,
@@ -84,6 +86,7 @@ struct Commit {
     into: String,
     block: Block,
     token: String,
+    /// Of the server that it was first sent to, in a cluster.
     shard: Option<String>,
 }
 
@@ -99,6 +102,7 @@ impl ClickHouseSink {
             ready: None,
             rows,
             due: None,
+            sealing: 0,
             sealed: None,
             look: None,
             warned: false,
@@ -119,12 +123,19 @@ impl ClickHouseSink {
         if self.sealed.is_none() {
             self.sealed = self.seal(&ready).await;
         }
-        let Some(commit) = &self.sealed else { return Ok(0) };
-        if commit.shard != ready.shard {
-            let [begun, found] = [&commit.shard, &ready.shard].map(|shard| shard.clone().unwrap_or_default());
-            return Err(self.fault(Error::Shard { begun, found }));
+        if self.sealed.is_none() {
+            return Ok(0);
         }
         let mut session = self.connect().await?;
+        if ready.layout.cluster.is_some() {
+            // Each connection may lead to another server.
+            let found = schema::shard(&mut session).await.map_err(|error| self.fault(error))?;
+            let begun = self.sealed.as_mut().map(|commit| commit.shard.get_or_insert_with(|| found.clone()).clone());
+            if let Some(begun) = begun.filter(|begun| *begun != found) {
+                return Err(self.fault(Error::Shard { begun, found }));
+            }
+        }
+        let Some(commit) = &self.sealed else { return Ok(0) };
         // Rows of a server's own gathering would have no token, and tables that rows are derived from must not be fed
         // twice by a repeat.
         let modern = [
@@ -160,6 +171,7 @@ impl ClickHouseSink {
             milliseconds: ready.milliseconds,
         };
         let (full, compress) = (self.rows.split(), self.settings.compress);
+        self.sealing = full.rows;
         let into = format!("INSERT INTO {} ({})", ready.layout.inserted(), full.names(&common));
         // Compressing takes a while, which other sinks' tasks should not wait for.
         let (full, block) = spawn_blocking(move || {
@@ -171,7 +183,8 @@ impl ClickHouseSink {
         self.rows.recycle(full);
         self.number += 1;
         let token = format!("{:016x}-{}", self.instance, self.number);
-        Some(Commit { into, block, token, shard: ready.shard.clone() })
+        self.sealing = 0;
+        Some(Commit { into, block, token, shard: None })
     }
 }
 
@@ -243,7 +256,7 @@ impl Sink for ClickHouseSink {
     }
 
     fn held(&self) -> u64 {
-        (self.rows.len() + self.sealed.as_ref().map_or(0, |commit| commit.block.rows)) as u64
+        (self.rows.len() + self.sealing + self.sealed.as_ref().map_or(0, |commit| commit.block.rows)) as u64
     }
 
     async fn close(&mut self) {

@@ -18,8 +18,6 @@ pub(super) struct Ready {
     pub(super) layout: Layout,
     /// The type of milliseconds in its table of flows.
     pub(super) milliseconds: &'static str,
-    /// The shard that the server belongs to, in a cluster.
-    pub(super) shard: Option<String>,
 }
 
 /// Makes what is missing.
@@ -81,11 +79,13 @@ pub(super) async fn ensure(
     let of_milliseconds = COLUMNS.iter().find(|column| column.stored == Stored::Milliseconds);
     let kind = of_milliseconds.and_then(|column| types.get(column.name)).map_or("", String::as_str);
     let milliseconds = if kind.starts_with("DateTime64") { "DateTime64(3)" } else { "UInt64" };
-    let shard = match &layout.cluster {
-        Some(_) => one(session, "SELECT substitution FROM system.macros WHERE macro = 'shard'").await?,
-        None => None,
-    };
-    Ok(Ready { layout, milliseconds, shard })
+    Ok(Ready { layout, milliseconds })
+}
+
+/// The shard that a server of a cluster belongs to.
+pub(super) async fn shard(session: &mut Session) -> Result<String, Error> {
+    let shard = one(session, "SELECT substitution FROM system.macros WHERE macro = 'shard'").await?;
+    Ok(shard.unwrap_or_default())
 }
 
 /// A table of one server is none of a cluster's, and the other way round.

@@ -130,6 +130,14 @@ impl Process {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// Ends it in order.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "{status}: {}", self.log());
+        Ok(())
+    }
+
     /// kill -9.
     pub(crate) fn kill(&mut self) {
         // Both fail only for one that has ended already.

@@ -84,6 +84,7 @@ async fn an_aggregator_killed_under_load_leaves_every_ended_flow_and_repeats_tha
             continue;
         }
         aggregator.until_stored(&server, "flows", u64::from(sent)).await?;
+        aggregator.stop()?;
     }
     let rows = server.number("SELECT toString(count()) FROM flows")?;
     ensure!(rows > u64::from(sent), "nothing is there twice, so nothing was tried");
