@@ -104,6 +104,16 @@ impl ClickHouse {
         self.process = None;
     }
 
+    /// Starts it again if it has ended by itself: libchdb's server does so, unlike ClickHouse's own, a moment after a
+    /// connection of the native protocol ended with an exception before its first query.
+    pub fn revive(&mut self) -> Result<()> {
+        let running = match &mut self.process {
+            Some(process) => process.0.try_wait()?.is_none(),
+            None => false,
+        };
+        if running { Ok(()) } else { self.start_again() }
+    }
+
     /// Where it listens for the native protocol or HTTP in the clear, or (the old one) for either by TLS.
     pub fn addr(&self, scheme: &str) -> SocketAddr {
         let at = ["http", "tcp", "https", "tls"].iter().position(|known| *known == scheme).unwrap_or_default();

@@ -116,11 +116,12 @@ impl Process {
     }
 
     /// Waits until so many flows have a row.
-    pub(crate) async fn until_stored(&self, server: &ClickHouse, table: &str, flows: u64) -> Result<()> {
+    pub(crate) async fn until_stored(&self, server: &mut ClickHouse, table: &str, flows: u64) -> Result<()> {
         let begun = Instant::now();
         let stored = format!("SELECT toString(uniqExact(flowId)) FROM {table}");
         while server.number(&stored).unwrap_or_default() < flows {
             ensure!(begun.elapsed() < PATIENCE, "not every flow has a row: {}", self.log());
+            server.revive()?;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())

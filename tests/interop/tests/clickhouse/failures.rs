@@ -66,7 +66,7 @@ async fn a_server_killed_amid_a_commit_has_every_row_once() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_aggregator_killed_under_load_leaves_every_ended_flow_and_repeats_that_can_be_removed() -> Result<()> {
     const FLOWS: u32 = 400;
-    let server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
+    let mut server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
     let (url, mut seed) = (format!("tcp://{}", server.addr("tcp")), 521_288_629);
     let mut sent = 0;
     for round in 1..=20 {
@@ -81,9 +81,10 @@ async fn an_aggregator_killed_under_load_leaves_every_ended_flow_and_repeats_tha
         }
         if round < 20 {
             aggregator.kill();
+            server.revive()?;
             continue;
         }
-        aggregator.until_stored(&server, "flows", u64::from(sent)).await?;
+        aggregator.until_stored(&mut server, "flows", u64::from(sent)).await?;
         aggregator.stop()?;
     }
     let rows = server.number("SELECT toString(count()) FROM flows")?;

@@ -86,7 +86,7 @@ async fn what_is_wrong_is_named_with_server_code_and_remedy() -> Result<()> {
                 said.starts_with(url.as_str()) && words.iter().all(|word| said.contains(word)),
                 "{age:?} {user}@{database}: {said}"
             );
-            // A login refused by the native protocol ends libchdb's server a moment later, if not ClickHouse's own.
+            // A login refused by the native protocol is one of the things that end libchdb's server: see `revive`.
             if age == Age::Modern && url == &tcp {
                 server.kill();
                 server.start_again()?;
@@ -117,7 +117,7 @@ async fn what_is_wrong_is_named_with_server_code_and_remedy() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_rights_are_enough() -> Result<()> {
-    let server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
+    let mut server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
     // Those of the server's users.xml, which knows the user by the name that the documentation gives it.
     let documented = include_str!("../../../../docs/clickhouse.md");
     let rights = include_str!("../../src/clickhouse/users.xml").split("<query>").skip(1);
@@ -131,7 +131,7 @@ async fn the_documented_rights_are_enough() -> Result<()> {
         let aggregator = Process::start(&url, "flow_visibility", &login)?;
         let flows = if scheme == "tcp" { 10 } else { 20 };
         aggregator.agent().await?.send((0..flows).map(record)).await?;
-        aggregator.until_stored(&server, "flow_visibility.flows", flows.into()).await?;
+        aggregator.until_stored(&mut server, "flow_visibility.flows", flows.into()).await?;
         ensure!(!aggregator.log().contains("cannot be dropped"), "{}", aggregator.log());
         // Another limit of age changes the tables.
         sink(&url, "flow_aggregator", "right", "flow_visibility", 7_200)?.open().await?;
