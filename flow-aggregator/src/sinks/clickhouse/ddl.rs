@@ -214,7 +214,9 @@ impl Layout {
             None => limited.then(|| "REMOVE TTL".to_owned()),
         };
         let known = made.contains("deduplication_window");
-        let settings = (age.is_some() || !known).then(|| format!("MODIFY SETTING {}", self.settings().join(", ")));
+        let parted = made.contains("PARTITION BY");
+        let settings =
+            (age.is_some() || !known).then(|| format!("MODIFY SETTING {}", self.settings(parted).join(", ")));
         let on = self.on();
         settings.into_iter().chain(age).map(|change| format!("ALTER TABLE {table}{on} {change}")).collect()
     }
@@ -258,7 +260,7 @@ impl Layout {
             if let Some(clause) = self.ttl_clause() {
                 write!(statement, "\n{clause}").expect("as above");
             }
-            write!(statement, "\nSETTINGS {}", self.settings().join(", ")).expect("as above");
+            write!(statement, "\nSETTINGS {}", self.settings(true).join(", ")).expect("as above");
         }
         statement
     }
@@ -285,12 +287,13 @@ impl Layout {
         format!("{function}({INSERTED})")
     }
 
-    fn settings(&self) -> Vec<String> {
+    /// Of a table in partitions by time, where whole parts grow too old together, or of one that somebody else made without.
+    fn settings(&self, parted: bool) -> Vec<String> {
         let window = if self.cluster.is_some() { "replicated" } else { "non_replicated" };
         let wait = self.ttl.map_or(LONGEST_MERGE_WAIT, |ttl| ttl.min(LONGEST_MERGE_WAIT)).as_secs();
         vec![
             format!("merge_with_ttl_timeout = {wait}"),
-            "ttl_only_drop_parts = 1".to_owned(),
+            format!("ttl_only_drop_parts = {}", u8::from(parted)),
             format!("{window}_deduplication_window = {WINDOW}"),
         ]
     }
@@ -375,7 +378,10 @@ mod tests {
     fn statements_that_change_what_is_there() {
         let cluster = layout(Dialect::Modern, Some("flows"), Some(1));
         let mut statements = cluster.add(&COLUMNS[COLUMNS.len() - 1]);
-        statements.extend(cluster.keep("flows_local", "TTL timeInserted + toIntervalSecond(43200)"));
+        statements.extend(cluster.keep(
+            "flows_local",
+            "PARTITION BY toStartOfHour(timeInserted) TTL timeInserted + toIntervalSecond(43200)",
+        ));
         let made = "TTL timeInserted + toIntervalSecond(43200) SETTINGS non_replicated_deduplication_window = 1000";
         statements.extend(layout(Dialect::Modern, None, None).keep("flows", made));
         assert_eq!(layout(Dialect::Modern, None, Some(12)).keep("flows", made), [] as [String; 0]);

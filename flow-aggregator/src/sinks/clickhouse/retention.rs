@@ -67,6 +67,12 @@ fn surplus(partitions: &Partitions, oldest: Option<[u64; 2]>, limit: Option<u64>
     gone
 }
 
+/// The number of a partition of an hour or a day. Tables of somebody else's making may have partitions of another kind
+/// (a month is 202611, none at all is "all"): those stay.
+fn ours(id: &str) -> Option<u64> {
+    id.parse().ok().filter(|id| *id >= 10_000_000)
+}
+
 /// Days are numbered as 20261127, hours as seconds since 1970.
 fn is_day(id: u64) -> bool {
     id < 100_000_000
@@ -93,8 +99,7 @@ async fn partitions(session: &mut Session, layout: &Layout) -> Result<Partitions
          WHERE active AND database = '{database}' AND table IN ({tables}) GROUP BY place, partition_id) GROUP BY partition_id"
     );
     let rows = session.ask(&sql).await?.rows;
-    // Tables of somebody else's making may have partitions of another kind: those stay.
-    let number = |row: Vec<String>| Some((row.first()?.parse().ok()?, row.get(1)?.parse().ok()?));
+    let number = |row: Vec<String>| Some((ours(row.first()?)?, row.get(1)?.parse().ok()?));
     Ok(rows.into_iter().filter_map(number).collect())
 }
 
@@ -135,6 +140,8 @@ mod tests {
         assert_eq!(gone(None, Some(19)).len(), 3);
         assert_eq!(gone(Some([1_732_719_600, 20_241_127]), None), [1_732_716_000]);
         let days = Partitions::from([(20_241_125, 1), (20_241_126, 1), (20_241_127, 1)]);
+        let ids = ["1732716000", "20241127", "202411", "all", "20241127-7"];
+        assert_eq!(ids.map(ours), [Some(1_732_716_000), Some(20_241_127), None, None, None]);
         assert_eq!(surplus(&days, Some([1_732_719_600, 20_241_127]), None), [20_241_125, 20_241_126]);
     }
 }

@@ -178,6 +178,8 @@ async fn a_table_of_the_specification_is_brought_forward() -> Result<()> {
             let made = server.ask("SELECT create_table_query FROM system.tables WHERE name = 'flows'")?;
             ensure!(made.contains("TTL timeInserted + toIntervalSecond(43200)"), "{made}");
             ensure!(made.contains("non_replicated_deduplication_window = 1000"), "{made}");
+            // It has no partitions, so that no part of it would ever be too old as a whole.
+            ensure!(made.contains("ttl_only_drop_parts = 0"), "{made}");
         }
     }
     Ok(())
