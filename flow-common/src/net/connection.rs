@@ -269,7 +269,7 @@ fn remedy(error: &io::Error) -> &'static str {
     match error {
         // Two CAs of one name, as `certs init --force` makes them, differ in their signatures.
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            ". Its certificate is of another CA: configure the ca.crt that signed it"
+            ". Its certificate is of another CA: use the ca.crt that signed it"
         }
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
