@@ -45,10 +45,14 @@ pub(crate) fn line(command: &Command) -> String {
 
 /// The file that `program` names on the PATH.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    // Debian keeps nft and ip in sbin, which is not on every user's PATH.
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+    folders().map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Where programs are looked for: Debian keeps nft and ip in sbin, which is not on every user's PATH.
+fn folders() -> impl Iterator<Item = PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    own.into_iter().chain(["/usr/sbin".into(), "/sbin".into()])
 }
 
 /// The user's cache, outside the checkout, for what is large and rarely changes.
@@ -84,6 +88,7 @@ pub(crate) fn privileged<S: AsRef<OsStr>>(program: S) -> Result<Command> {
         Rights::Root => Ok(command(program)),
         Rights::Sudo => {
             let mut sudo = command("sudo");
+            sudo.env("PATH", std::env::join_paths(folders())?);
             sudo.arg("--preserve-env=PATH,CARGO_HOME,RUSTUP_HOME,RUST_LOG,CI").arg(program);
             Ok(sudo)
         }
