@@ -136,10 +136,9 @@ async fn a_client_without_a_certificate_is_turned_away() {
 #[tokio::test]
 async fn a_collector_of_another_ca_or_name_is_refused_with_a_remedy() {
     let (ours, other) = (Authority::new(), Authority::new());
-    for (client, name, remedy) in [
-        (other.client(), "localhost", "use the ca.crt"),
-        (ours.client(), "elsewhere.example", "certs init --san"),
-    ] {
+    for (client, name, remedy) in
+        [(other.client(), "localhost", "use the ca.crt"), (ours.client(), "elsewhere.example", "certs init --san")]
+    {
         let (listener, addr) = listen(Protocol::Tls, Some(&ours.server())).await;
         let accepting = tokio::spawn(accept(listener));
         let error = connect_to(addr, Protocol::Tls, name, Some(&client)).await.unwrap_err().to_string();
