@@ -87,11 +87,6 @@ impl Half {
     }
 }
 
-/// Whether the status is that of an attempt that did not come through, which a later success replaces.
-pub fn is_denied(status: ForwardingStatus) -> bool {
-    matches!(status, ForwardingStatus::Failed | ForwardingStatus::Rejected | ForwardingStatus::Dropped)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -67,11 +67,6 @@ impl Denial {
     }
 }
 
-/// Whether it did not come through, as far as is known.
-pub(super) fn is_denied(status: ForwardingStatus) -> bool {
-    matches!(status, ForwardingStatus::Dropped | ForwardingStatus::Rejected | ForwardingStatus::Failed)
-}
-
 impl Table {
     /// Takes in what of each flow was dropped.
     pub(super) fn observe_drops(&mut self, drops: &[FlowDrops], look: &Look<'_>) {
@@ -201,7 +196,7 @@ impl Table {
     /// Whether there is nothing to say of a connection that is over: that it was denied was said, and nothing came since.
     pub(super) fn is_said(&self, number: u32) -> bool {
         let connection = &self.connections[number];
-        connection.has(EXPORTED) && !connection.has_news() && is_denied(self.verdict(number))
+        connection.has(EXPORTED) && !connection.has_news() && self.verdict(number).is_denied()
     }
 
     /// Two entries' connections have turned out to be one.
@@ -225,7 +220,7 @@ impl Table {
     pub fn denied(&self) -> impl Iterator<Item = Denied> + '_ {
         let is_shown = |number: &u32| {
             let connection = &self.connections[*number];
-            connection.has(LIVE) && is_denied(self.verdict(*number))
+            connection.has(LIVE) && self.verdict(*number).is_denied()
         };
         self.connections.numbers().filter(is_shown).map(|number| Denied {
             update: self

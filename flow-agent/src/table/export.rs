@@ -16,7 +16,6 @@ use super::connection::{
     TRACKED, WANTS_START, WANTS_TOTALS,
 };
 use super::counted::Parted;
-use super::denied::is_denied;
 use super::entry::{ATTENTION, Entry};
 use super::key::is_icmp;
 use super::ledger::Class;
@@ -164,7 +163,7 @@ impl Table {
             extended,
             ends,
             zone: connection.zone,
-            tcp_state: if is_denied(verdict) { TcpState::None } else { connection.state.into() },
+            tcp_state: if verdict.is_denied() { TcpState::None } else { connection.state.into() },
             start,
         }
     }
@@ -342,7 +341,7 @@ impl Table {
     fn reason(&self, number: u32, now_ns: u64) -> EndReason {
         let connection = &self.connections[number];
         match connection.reason {
-            _ if !connection.has(OVER) && is_denied(self.verdict(number)) => EndReason::End,
+            _ if !connection.has(OVER) && self.verdict(number).is_denied() => EndReason::End,
             _ if !connection.has(OVER) && now_ns >= connection.last_ns + self.idle_ns => EndReason::Idle,
             _ if !connection.has(OVER) => EndReason::Active,
             Reason::End => EndReason::End,

@@ -6,7 +6,6 @@ use super::{
     key::{Addr, Client, Key},
     tails::TailId,
 };
-use crate::correlate::is_denied;
 use flow_common::record::{EndReason, Extended, ForwardingStatus, Head};
 
 /// Packets, octets, reverse packets, reverse octets.
@@ -211,7 +210,7 @@ impl<A: Addr> Flow<A> {
     /// Why the last record was sent. The end of a connection stands against anything; the end of an attempt that was
     /// denied does not stand against the other side's going on.
     pub(super) fn reason(&self) -> EndReason {
-        let over = |side: &Side| side.has_ended() && !is_denied(side.status);
+        let over = |side: &Side| side.has_ended() && !side.status.is_denied();
         let latest = self.latest();
         match self.has_ended() || self.sides.iter().any(over) {
             true => EndReason::End,

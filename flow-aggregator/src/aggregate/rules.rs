@@ -5,7 +5,7 @@
 
 use super::flow::{Counters, DESTINATION, Exporter, Flow, Numbers, OCTETS, REVERSE_OCTETS, SOURCE, Side};
 use super::key::Addr;
-use crate::correlate::{Role, is_denied};
+use crate::correlate::Role;
 use flow_common::record::{EndReason, ForwardingStatus};
 
 /// Two Nodes' clocks, and times in whole seconds, may differ by this and still tell of one moment.
@@ -204,13 +204,13 @@ impl Side {
     /// A denied attempt does not stand against a later success, whichever record comes first.
     #[inline]
     pub(super) fn is_replaced_by(&self, numbers: &Numbers) -> bool {
-        is_denied(self.status) && numbers.status == ForwardingStatus::Forwarded && numbers.end >= self.end
+        self.status.is_denied() && numbers.status == ForwardingStatus::Forwarded && numbers.end >= self.end
     }
 
     /// End reason and verdict. The end of a connection sticks; that of a denied attempt does not outlive a success.
     #[inline]
     fn judge(&mut self, numbers: &Numbers, latest: bool, replaced: bool) {
-        let stale_denial = is_denied(numbers.status) && self.status == ForwardingStatus::Forwarded && !latest;
+        let stale_denial = numbers.status.is_denied() && self.status == ForwardingStatus::Forwarded && !latest;
         if stale_denial {
             return;
         }

@@ -130,6 +130,13 @@ codes! {
     }
 }
 
+impl ForwardingStatus {
+    /// Whether the connection did not come through, as far as is known.
+    pub const fn is_denied(self) -> bool {
+        matches!(self, Self::Failed | Self::Rejected | Self::Dropped)
+    }
+}
+
 /// State of a TCP connection. On the wire a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TcpState {
