@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 
 mod client;
@@ -16,8 +16,10 @@ pub mod flows;
 mod top;
 pub mod verify;
 
-use flow_common::cli::{filters as sugar, text};
+use client::AskError;
+use flow_common::cli::{filters, text};
 
+use crate::api::Request;
 use crate::config::{self, Config};
 
 /// Observes the flows of this Node and exports them as IPFIX.
@@ -122,7 +124,13 @@ fn run(file: &ConfigFile) -> Result<ExitCode> {
 }
 
 fn detach(file: &ConfigFile) -> Result<ExitCode> {
-    let count = crate::kernel::detach(&read_or_default(file)?.pin_path)?;
+    let config = read_or_default(file)?;
+    // Without a place to be kept in, nothing but its socket tells that the programs are an agent's.
+    match client::ask(&config.api_socket, &Request::Doctor) {
+        Err(AskError::Nobody(_)) => {}
+        _ => bail!("an agent answers at {}: end it first", config.api_socket.display()),
+    }
+    let count = crate::kernel::detach(&config.pin_path)?;
     put(if count > 0 { "The programs are detached, and their maps are gone.\n" } else { "Nothing was kept.\n" })?;
     Ok(ExitCode::SUCCESS)
 }

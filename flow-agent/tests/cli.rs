@@ -79,6 +79,14 @@ fn without_an_agent_clients_say_so() {
 }
 
 #[test]
+fn what_a_running_agent_counts_is_not_detached() {
+    let folder = folder("flowExporter: {flowCollectorAddr: \"localhost::tcp\"}\napiSocket: api.sock\n");
+    let agent = std::os::unix::net::UnixListener::bind(folder.path().join("api.sock")).unwrap();
+    std::thread::spawn(move || agent.incoming().for_each(drop));
+    assert_snapshot!(told(&call(folder.path(), &["detach", "--config", "flow-agent.conf"])));
+}
+
+#[test]
 fn without_rights_one_sentence_says_what_to_do() {
     let folder = folder("flowExporter: {flowCollectorAddr: \"localhost::tcp\"}\n");
     let bare = ["--inh-caps=-all", "--bounding-set=-all", program(), "run", "--config", "flow-agent.conf"];

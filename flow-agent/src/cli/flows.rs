@@ -9,7 +9,7 @@ use flow_common::record::Rfc3339;
 use flow_common::time::Timestamp;
 
 use super::client::{self, Replies};
-use super::sugar::Filters;
+use super::filters::Filters;
 use super::text::{bytes, grouped, table};
 use super::{Socket, put};
 use crate::api::{Form, Reply, Request, Row};

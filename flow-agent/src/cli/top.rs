@@ -15,7 +15,7 @@ use ratatui::widgets::{Cell, Row, Table};
 
 use super::Socket;
 use super::client::{self, AskError};
-use super::sugar::Filters;
+use super::filters::Filters;
 use super::text::{grouped, rate};
 use crate::api::{Ranked, Reply, Request, Top};
 
