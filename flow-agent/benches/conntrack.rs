@@ -89,16 +89,7 @@ impl Listening {
         let thread = thread::spawn(move || {
             let hooks = HooksConfig { new_ring_bytes: RING_BYTES, end_ring_bytes: RING_BYTES * 4, only: None };
             let mut tracking = Tracking::open(Some(hooks));
-            let config = TableConfig {
-                node: "bench".to_owned(),
-                max_flows: 262_144,
-                active_timeout: Duration::from_secs(5),
-                idle_timeout: Duration::from_secs(15),
-                timestamps: true,
-                inherits: false,
-                keeps: false,
-            };
-            let mut table = Table::new(config, SystemTime::now().into());
+            let mut table = Table::new(TableConfig::default(), SystemTime::now().into());
             let mut faults = Vec::new();
             tracking.read(&mut table, SystemTime::now().into(), &mut faults);
             let _ = ready.send(());

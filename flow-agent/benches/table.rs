@@ -87,15 +87,7 @@ fn key(number: u32) -> Key4 {
 
 fn main() {
     let mut map = Map::new();
-    let config = TableConfig {
-        node: "node".to_owned(),
-        max_flows: 262_144,
-        active_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(3_600),
-        timestamps: false,
-        inherits: false,
-        keeps: false,
-    };
+    let config = TableConfig { timestamps: false, ..TableConfig::default() };
     let mut table = Table::new(config, map.now());
     let mut enricher = Enricher::new("node", false, Index::new(1_000));
 

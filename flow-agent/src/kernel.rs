@@ -14,17 +14,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 mod attach;
 pub mod btf;
-mod clock;
+pub(crate) mod clock;
 mod conntrack;
 pub mod drops;
 mod flows;
 mod interfaces;
 mod links;
 mod load;
+mod namespace;
 mod pins;
 mod rings;
 mod roles;
@@ -282,11 +282,7 @@ pub struct Kernel {
     interfaces: Interfaces,
     sweep: Sweep,
     rings: [MapFill; 2],
-    renewed: Instant,
 }
-
-/// How often the programs are told that their agent is there.
-const RENEWAL: Duration = Duration::from_secs(1);
 
 /// Takes the place below `root` (in bpffs) where programs and maps of this shape are kept from one agent to the next, with what is there.
 pub fn pins(root: &Path, config: &KernelConfig) -> Result<Pins, PinError> {
@@ -323,7 +319,7 @@ impl Kernel {
         }
         let capacity = u64::from(config.ring_bytes);
         let rings = ["events", "ends"].map(|name| MapFill { name, used: 0, capacity });
-        Ok(Self { loaded, interfaces, sweep: Sweep::default(), rings, renewed: Instant::now() })
+        Ok(Self { loaded, interfaces, sweep: Sweep::default(), rings })
     }
 
     /// Whether programs and maps stay for the next agent.
@@ -362,13 +358,10 @@ impl Kernel {
         Some(Identified { family, key, generation, reversed: reversed != 0, began, flow_id })
     }
 
-    /// Follows link events: attaches what came, forgets what went, moves back to the head of a changed chain. Never
-    /// blocks; to be called every 100 ms. True if the list of [`Kernel::interfaces`] changed.
+    /// Says that the agent is there, and follows link events: attaches what came, forgets what went, moves back to the head of a changed
+    /// chain. Never blocks; to be called every 100 ms. True if the list of [`Kernel::interfaces`] changed.
     pub fn refresh(&mut self) -> io::Result<bool> {
-        if self.renewed.elapsed() >= RENEWAL {
-            self.renewed = Instant::now();
-            self.loaded.renew();
-        }
+        self.loaded.renew();
         self.interfaces.refresh(&mut self.loaded.programs, &self.loaded.maps)
     }
 
@@ -405,8 +398,8 @@ impl Kernel {
         (deleted.removed, deleted.late_packets, deleted.late_bytes) = (0, 0, 0);
         let maps = &self.loaded.maps;
         let quiet = (self.clock().jiffies, self.loaded.silence);
-        flows::delete(&maps.flows4, keys4, quiet, deleted, flows::keep4).map_err(map_error("deletion", "flows4"))?;
-        flows::delete(&maps.flows6, keys6, quiet, deleted, flows::keep6).map_err(map_error("deletion", "flows6"))?;
+        flows::delete(&maps.flows4, keys4, quiet, deleted, Slice::push4).map_err(map_error("deletion", "flows4"))?;
+        flows::delete(&maps.flows6, keys6, quiet, deleted, Slice::push6).map_err(map_error("deletion", "flows6"))?;
         if let Some(pins) = &maps.pins {
             let Slice { keys4: kept4, keys6: kept6, .. } = &deleted.kept;
             let gone4 = without(keys4, kept4).map(|key| pinned_key(4, (*key).into()));

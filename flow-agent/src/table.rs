@@ -76,6 +76,21 @@ pub struct TableConfig {
     pub keeps: bool,
 }
 
+impl Default for TableConfig {
+    /// As flow-agent.conf has it by default, alone, and with all that connection tracking can tell.
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            max_flows: 262_144,
+            active_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(15),
+            timestamps: true,
+            inherits: false,
+            keeps: false,
+        }
+    }
+}
+
 /// The ends of a connection: the originator, the responder after translation, and what translation hides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ends {

@@ -83,8 +83,8 @@ impl Tick {
     }
 }
 
-/// The programs keep the low half of the tick.
-fn low_half(tick: u64) -> u32 {
+/// Values keep the low half of the tick.
+pub(crate) fn low_half(tick: u64) -> u32 {
     u32::try_from(tick & u64::from(u32::MAX)).unwrap_or_default()
 }
 
@@ -95,7 +95,8 @@ fn read(program: &SchedClassifier, clocks: BorrowedFd<'_>) -> io::Result<[u64; 2
     Ok(syscall::lookup(clocks, &0_u32)?.unwrap_or_default())
 }
 
-fn now(clock: ClockId) -> u64 {
+/// A clock's nanoseconds.
+pub(crate) fn now(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     seconds * SECOND_NS + u64::try_from(time.tv_nsec).unwrap_or_default()

@@ -6,15 +6,13 @@
 //! and attaches anew after it was loaded again. Nothing is pinned: a program on a module's function keeps the module from being
 //! unloaded for as long as it is loaded, which for a pinned one is for good.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use flow_common::abi::{ConntrackCounters, ConntrackEvent};
 
 use super::btf::Btf;
-use super::load;
+use super::{load, namespace};
 
 mod attach;
 mod calls;
@@ -217,10 +215,8 @@ impl ConntrackHooks {
 
     /// What is the same for every load of the module.
     fn prepare(&mut self) -> Result<(), String> {
-        let namespace = fs::metadata("/proc/thread-self/ns/net");
-        let namespace = namespace.map_err(|error| format!("this network namespace has no number: {error}"))?.ino();
-        self.namespace =
-            u32::try_from(namespace).map_err(|_| "this network namespace's number is too great".to_owned())?;
+        let namespace = namespace::number();
+        self.namespace = namespace.map_err(|error| format!("this network namespace has no number: {error}"))?;
         load::raise_memory_limit();
         let maps = Maps::new([self.config.new_ring_bytes, self.config.end_ring_bytes]);
         self.maps = Some(maps.map_err(|error| error.to_string())?);

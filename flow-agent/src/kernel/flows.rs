@@ -126,12 +126,25 @@ fn is_older(flow: &Flow, tick: u32) -> bool {
 }
 
 impl Slice {
-    pub(super) fn clear(&mut self) {
+    /// Empties it.
+    pub fn clear(&mut self) {
         self.keys4.clear();
         self.flows4.clear();
         self.keys6.clear();
         self.flows6.clear();
         self.read = 0;
+    }
+
+    /// Appends an IPv4 flow.
+    pub fn push4(&mut self, key: Key4, flow: Flow) {
+        self.keys4.push(key);
+        self.flows4.push(flow);
+    }
+
+    /// Appends an IPv6 flow.
+    pub fn push6(&mut self, key: Key6, flow: Flow) {
+        self.keys6.push(key);
+        self.flows6.push(flow);
     }
 }
 
@@ -179,16 +192,4 @@ fn is_quiet(flow: &Flow, jiffies: u32, silence: u32) -> bool {
 /// One flow of one map.
 pub(super) fn lookup<K: Plain>(map: &OwnedFd, name: &'static str, key: &K) -> Result<Option<Flow>, MapError> {
     syscall::lookup(map.as_fd(), key).map_err(map_error("look-up", name))
-}
-
-/// Appends an IPv4 flow.
-pub(super) fn keep4(slice: &mut Slice, key: Key4, flow: Flow) {
-    slice.keys4.push(key);
-    slice.flows4.push(flow);
-}
-
-/// Appends an IPv6 flow.
-pub(super) fn keep6(slice: &mut Slice, key: Key6, flow: Flow) {
-    slice.keys6.push(key);
-    slice.flows6.push(flow);
 }

@@ -3,14 +3,15 @@
 //! Takes a folder and the shape of the maps; gives the places of both, and what the agent before left there. Each network namespace has a
 //! folder of its own, in it each shape one. A folder is one agent's at a time.
 
+use super::clock::now;
+use super::namespace;
 use super::syscall::{self, Plain, TcxHook};
 use flow_common::abi::{self, Key6};
 use rustix::fs::{FlockOperation, flock, statfs};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::linux::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// The maps that are kept.
@@ -21,7 +22,6 @@ const MEMORY: &str = "memory";
 const IDENTITIES: &str = "identities";
 /// Of [`Account`].
 const VERSION: u32 = 1;
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// Why nothing is kept.
 #[derive(Debug, thiserror::Error)]
@@ -245,8 +245,7 @@ fn home(root: &Path) -> Result<PathBuf, PinError> {
     if kind.cast_unsigned() != BPF_FS_MAGIC {
         return Err(PinError::NoBpffs(root.to_owned()));
     }
-    let namespace = Path::new("/proc/thread-self/ns/net");
-    let number = fs::metadata(namespace).map_err(refused(namespace))?.st_ino();
+    let number = namespace::number().map_err(refused(Path::new("/proc/thread-self/ns/net")))?;
     Ok(root.join(format!("net-{number}")))
 }
 
@@ -311,10 +310,4 @@ fn remove(path: &Path) -> Result<(), PinError> {
 fn refused(path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.to_owned();
     move |error| PinError::Refused { path, error }
-}
-
-fn now(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    seconds * SECOND_NS + u64::try_from(time.tv_nsec).unwrap_or_default()
 }

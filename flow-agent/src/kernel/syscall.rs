@@ -329,14 +329,7 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 
 /// The interface that a TCX link is on; 0 if that has gone.
 pub(super) fn link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut information = LinkInformation::default();
-    let mut attributes = Information {
-        object: link.as_raw_fd(),
-        length: size_of::<LinkInformation>() as u32,
-        information: &raw mut information as u64,
-    };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    Ok(information.ifindex)
+    Ok(information::<LinkInformation>(link)?.ifindex)
 }
 
 /// An array map that only user space knows.
@@ -375,27 +368,25 @@ fn name(path: &Path) -> io::Result<CString> {
 
 /// Runs of a program that the kernel left out because it ran on that CPU already; 0 where the kernel does not count them.
 pub(super) fn missed_runs(program: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut information = ProgramInformation::default();
-    let mut attributes = Information {
-        object: program.as_raw_fd(),
-        length: size_of::<ProgramInformation>() as u32,
-        information: &raw mut information as u64,
-    };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    Ok(information.missed)
+    Ok(information::<ProgramInformation>(program)?.missed)
 }
 
 /// Calls that a link on many kprobes did not see, for lack of a place to note their return; 0 where the kernel does not count them
 /// (below 6.7).
 pub(super) fn missed_calls(link: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut information = ProbesInformation::default();
+    Ok(information::<ProbesInformation>(link)?.missed)
+}
+
+/// What the kernel tells of an object, as far as `T` has room for it.
+fn information<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut information = T::default();
     let mut attributes = Information {
-        object: link.as_raw_fd(),
-        length: size_of::<ProbesInformation>() as u32,
+        object: object.as_raw_fd(),
+        length: size_of::<T>() as u32,
         information: &raw mut information as u64,
     };
     bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    Ok(information.missed)
+    Ok(information)
 }
 
 /// Turns the kernel's run-time statistics on for as long as the result lives.

@@ -2,14 +2,13 @@
 //!
 //! Gives what both have in common: a clock, single values, deletions. What only the programs have is empty with connection tracking.
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use super::tracked::{self, TrackedFlows};
 use crate::doctor::Fill;
+use crate::kernel::clock::now;
 use crate::kernel::{Clock, Deleted, InterfaceReport, Kernel, MapError, RunStatistics};
 use crate::table::{Deletions, Key};
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// Whoever counts.
 pub(super) enum Packets {
@@ -94,10 +93,4 @@ impl Packets {
             Self::Tracking(..) => Vec::new(),
         }
     }
-}
-
-fn now(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    seconds * SECOND_NS + u64::try_from(time.tv_nsec).unwrap_or_default()
 }

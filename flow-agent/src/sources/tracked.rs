@@ -13,6 +13,7 @@ use flow_common::time::Timestamp;
 use foldhash::fast::RandomState;
 
 use crate::conntrack::{Entry, Event, Kind, Scope, status, tcp};
+use crate::kernel::clock::low_half;
 use crate::kernel::{Clock, Slice};
 use crate::table::Key;
 
@@ -160,7 +161,7 @@ impl TrackedFlows {
 
     /// The values that have grown since the last call.
     pub(super) fn changes(&mut self, slice: &mut Slice) {
-        clear(slice);
+        slice.clear();
         for key in self.changed.drain(..) {
             if let Some(held) = self.held.get(&key).filter(|held| held.has_counted()) {
                 push(slice, key, held.flow);
@@ -171,7 +172,7 @@ impl TrackedFlows {
 
     /// All values.
     pub(super) fn all(&mut self, slice: &mut Slice) {
-        clear(slice);
+        slice.clear();
         self.changed.clear();
         for (key, held) in self.held.iter().filter(|(_, held)| held.has_counted()) {
             push(slice, *key, held.flow);
@@ -437,28 +438,9 @@ fn monotonic(clock: &Clock, at: Timestamp) -> u64 {
     at.nanos().saturating_sub(clock.monotonic_to_wall_ns(0))
 }
 
-/// The values keep the low half of the tick, as those of the kernel programs.
-fn low_half(tick: u64) -> u32 {
-    u32::try_from(tick & u64::from(u32::MAX)).unwrap_or_default()
-}
-
-fn clear(slice: &mut Slice) {
-    slice.keys4.clear();
-    slice.flows4.clear();
-    slice.keys6.clear();
-    slice.flows6.clear();
-    slice.read = 0;
-}
-
 fn push(slice: &mut Slice, key: Key, flow: Flow) {
     match key {
-        Key::V4(key) => {
-            slice.keys4.push(key);
-            slice.flows4.push(flow);
-        }
-        Key::V6(key) => {
-            slice.keys6.push(key);
-            slice.flows6.push(flow);
-        }
+        Key::V4(key) => slice.push4(key, flow),
+        Key::V6(key) => slice.push6(key, flow),
     }
 }

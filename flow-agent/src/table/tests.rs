@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use flow_common::abi::{self, Event, Flow, owner};
 use flow_common::record::EndReason;
@@ -55,15 +54,7 @@ fn back(tuple: Tuple) -> Tuple {
 }
 
 fn config() -> TableConfig {
-    TableConfig {
-        node: "node-a".to_owned(),
-        max_flows: 1_000,
-        active_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(15),
-        timestamps: true,
-        inherits: false,
-        keeps: false,
-    }
+    TableConfig { node: "node-a".to_owned(), max_flows: 1_000, ..TableConfig::default() }
 }
 
 /// Table, kernel map and time.

@@ -1,7 +1,6 @@
 //! Every outcome and every reason, by real tables fed with the kernel's values.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use flow_common::abi::{self, Count as Counters, owner};
 use flow_common::time::Timestamp;
@@ -81,15 +80,7 @@ fn jiffies(at: u64) -> u32 {
 
 impl World {
     fn new() -> Self {
-        let config = TableConfig {
-            node: "node-a".to_owned(),
-            max_flows: 1_000,
-            active_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(15),
-            timestamps: true,
-            inherits: false,
-            keeps: false,
-        };
+        let config = TableConfig { node: "node-a".to_owned(), max_flows: 1_000, ..TableConfig::default() };
         let mut table = Table::new(config, Timestamp::from_nanos(WALL));
         table.tell_parted(100);
         Self { table, ended: Ended::new(100), map: HashMap::new(), tracked: Vec::new(), now: 0, is_local: true }

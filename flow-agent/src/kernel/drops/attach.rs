@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use aya::maps::HashMap;
@@ -15,7 +14,7 @@ use super::reasons::Reasons;
 use super::{Attached, DropsConfig, places};
 use crate::kernel::btf::{Btf, BtfError};
 use crate::kernel::syscall;
-use crate::kernel::{LoadError, load};
+use crate::kernel::{LoadError, load, namespace};
 
 /// What `build.rs` took in; empty where the programs were not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drop.o"));
@@ -170,7 +169,7 @@ fn load(
     let ring = config.ring_bytes.max(4_096).checked_next_power_of_two().unwrap_or(1 << 31);
     // Everything is a reason's where there is none: those programs are not attached then.
     let not_specified = reasons.not_specified.unwrap_or(u32::MAX);
-    let namespace = namespace()?;
+    let namespace = namespace::number().map_err(OpenError::Namespace)?;
     let mut programs = EbpfLoader::new()
         .map_max_entries("sites", sites)
         .map_max_entries("reasons", REASONS)
@@ -251,10 +250,4 @@ fn offsets(btf: &Btf) -> Result<Offsets, OpenError> {
         dst_dev: of("dst_entry", "dev", "dst_entry.dev")?,
         net_inum: of("net", "ns.inum", "net.ns")?,
     })
-}
-
-/// Number of this thread's network namespace.
-fn namespace() -> Result<u32, OpenError> {
-    let file = std::fs::metadata("/proc/thread-self/ns/net").map_err(OpenError::Namespace)?;
-    u32::try_from(file.ino()).map_err(|error| OpenError::Namespace(std::io::Error::other(error)))
 }

@@ -1,7 +1,6 @@
 //! Connection tracking alone, through the table: which records its messages make.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use flow_common::abi::Count;
 use flow_common::record::{EndReason, ForwardingStatus, TcpState};
@@ -23,15 +22,7 @@ struct Simulation {
 impl Simulation {
     fn new() -> Self {
         let born = Timestamp::from_nanos(BORN);
-        let config = TableConfig {
-            node: "node-a".to_owned(),
-            max_flows: 1_000,
-            active_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(15),
-            timestamps: true,
-            inherits: false,
-            keeps: false,
-        };
+        let config = TableConfig { node: "node-a".to_owned(), max_flows: 1_000, ..TableConfig::default() };
         Self { table: Table::new(config, born), flows: TrackedFlows::new(2_000, born), now_ns: BORN }
     }
 
