@@ -49,8 +49,8 @@ pub trait Sink: Send + 'static {
     /// be done by [`settle`](Self::settle). Cancel-safe.
     fn idle(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// Delivers what was taken before and is due, or at the end all of it. Gives how many flows that were.
-    fn settle(&mut self, _end: bool) -> impl Future<Output = Result<u64, SinkError>> + Send {
+    /// Delivers what was taken before. Gives how many flows that were.
+    fn settle(&mut self) -> impl Future<Output = Result<u64, SinkError>> + Send {
         std::future::ready(Ok(0))
     }
 
@@ -269,7 +269,7 @@ impl Task<'_> {
                 Ended::Over | Ended::Changed => {
                     if matches!(ended, Ended::Changed) {
                         // What fails here is counted by what is still held.
-                        let _ = timeout(LAST_WORDS, self.settle(&mut sink, true)).await;
+                        let _ = timeout(LAST_WORDS, self.settle(&mut sink)).await;
                     }
                     // A destination that takes nothing would not take a farewell.
                     let _ = timeout(FAREWELL, sink.close()).await;
@@ -304,7 +304,7 @@ impl Task<'_> {
             };
             let Some(Some((batch, from))) = next else {
                 let settled = tokio::select! {
-                    settled = self.settle(sink, next.is_some()) => settled,
+                    settled = self.settle(sink) => settled,
                     () = async { changes.wanted().await; sleep(LAST_WORDS).await } => return Ended::Changed,
                 };
                 match (settled, next) {
@@ -331,9 +331,9 @@ impl Task<'_> {
         }
     }
 
-    /// Has the sink deliver what it took and is due, or all of it.
-    async fn settle(self, sink: &mut impl Sink, end: bool) -> Result<(), SinkError> {
-        let settled = sink.settle(end).await;
+    /// Has the sink deliver what it took.
+    async fn settle(self, sink: &mut impl Sink) -> Result<(), SinkError> {
+        let settled = sink.settle().await;
         self.held.store(sink.held(), Ordering::Relaxed);
         self.metrics.delivered.inc_by(settled?);
         Ok(())

@@ -216,27 +216,21 @@ impl Sink for ClickHouseSink {
             let refused = (batch.len() - from) as u64;
             return Delivery { through: batch.len(), refused, ..delivery };
         }
-        loop {
-            // Of a commit that failed the rows are not gathered any more.
-            let late = self.due.is_some_and(|due| due <= Instant::now());
-            if self.sealed.is_some() || self.rows.is_full() || late {
-                match self.commit().await {
-                    Ok(rows) => delivery.delivered += rows,
-                    Err(error) => return Delivery { error: Some(error), ..delivery },
-                }
+        // This may be broken off in a commit, and the batch comes again then: nothing of it is taken before.
+        let late = self.due.is_some_and(|due| due <= Instant::now());
+        if self.sealed.is_some() || self.rows.is_full() || late {
+            match self.commit().await {
+                Ok(rows) => delivery.delivered = rows,
+                Err(error) => return Delivery { error: Some(error), ..delivery },
             }
-            if delivery.through == batch.len() {
-                return delivery;
-            }
-            let (through, refused) = self.rows.take(batch, delivery.through);
-            delivery.through = through;
-            delivery.refused += refused;
-            self.due.get_or_insert_with(|| Instant::now() + self.settings.interval);
         }
+        (delivery.through, delivery.refused) = self.rows.take(batch, from);
+        self.due.get_or_insert_with(|| Instant::now() + self.settings.interval);
+        delivery
     }
 
     async fn idle(&mut self) -> Result<(), SinkError> {
-        if self.sealed.is_some() {
+        if self.sealed.is_some() || self.rows.is_full() {
             return Ok(());
         }
         match self.due {
@@ -246,13 +240,8 @@ impl Sink for ClickHouseSink {
         Ok(())
     }
 
-    async fn settle(&mut self, end: bool) -> Result<u64, SinkError> {
-        let mut delivered = self.commit().await?;
-        // Behind one that failed before there may be another.
-        if end && self.held() > 0 {
-            delivered += self.commit().await?;
-        }
-        Ok(delivered)
+    async fn settle(&mut self) -> Result<u64, SinkError> {
+        self.commit().await
     }
 
     fn held(&self) -> u64 {
@@ -261,5 +250,52 @@ impl Sink for ClickHouseSink {
 
     async fn close(&mut self) {
         self.ready = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        aggregate::testing::batch_of,
+        sinks::clickhouse::{ddl::Layout, rows::MOST_ROWS},
+    };
+    use flow_common::net::Trust;
+    use tokio::{net::TcpListener, time::timeout};
+
+    /// A sink of a server that answers nothing.
+    fn sink(port: u16) -> ClickHouseSink {
+        let endpoint = Endpoint::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+        let login = Login { database: "default".to_owned(), user: String::new(), password: String::new() };
+        let server = Server { endpoint, login, trust: Trust::System, debug: false };
+        let mut sink = ClickHouseSink::new(Settings {
+            server,
+            cluster: None,
+            cluster_uuid: String::new(),
+            compress: false,
+            interval: Duration::from_secs(3_600),
+            ttl: None,
+            room: Room::default(),
+            extended: true,
+        });
+        let layout = Layout { dialect: Dialect::Modern, database: "default".to_owned(), cluster: None, ttl: None };
+        sink.ready = Some(Ready { layout, milliseconds: "UInt64" });
+        sink
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_is_broken_off_has_taken_nothing() {
+        const BATCH: u16 = 16_384;
+        let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut sink = sink(deaf.local_addr().unwrap().port());
+        let batch = batch_of(BATCH);
+        for _ in 0..MOST_ROWS / usize::from(BATCH) {
+            let delivery = timeout(Duration::from_secs(60), sink.deliver(&batch, 0)).await.expect("it only takes");
+            assert_eq!((delivery.through, delivery.delivered), (batch.len(), 0));
+        }
+        assert_eq!(sink.held(), MOST_ROWS as u64);
+        let more = timeout(Duration::from_millis(300), sink.deliver(&batch, 0)).await;
+        assert!(more.is_err(), "the server answers nothing");
+        assert_eq!(sink.held(), MOST_ROWS as u64, "of the batch that comes again nothing is taken");
     }
 }

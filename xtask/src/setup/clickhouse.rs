@@ -12,7 +12,8 @@ const LIBRARY: &str = "libchdb.so";
 
 /// Whether it is where the tests look.
 pub(super) fn is_there() -> bool {
-    link().exists()
+    let library = Path::new(VERSION).join(LIBRARY);
+    fs::read_link(link()).is_ok_and(|to| to.exists() && to.ends_with(library))
 }
 
 /// Fetches it, if the cache has none, and links it.

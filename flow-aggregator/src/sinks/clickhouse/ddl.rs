@@ -177,7 +177,7 @@ impl Layout {
             None => "ReplacingMergeTree(version)".to_owned(),
             Some(_) => format!(
                 "ReplicatedReplacingMergeTree('/clickhouse/tables/{}/{VERSIONS}', '{{shard}}-{{replica}}', version)",
-                self.database
+                quoted(&self.database)
             ),
         };
         format!(
@@ -249,7 +249,7 @@ impl Layout {
                 let comma = if argument.is_empty() { "" } else { ", " };
                 format!(
                     "Replicated{engine}('/clickhouse/tables/{{shard}}/{}/{}', '{{replica}}'{comma}{argument})",
-                    self.database,
+                    quoted(&self.database),
                     self.local(name)
                 )
             }
@@ -276,7 +276,7 @@ impl Layout {
     }
 
     fn on(&self) -> String {
-        let cluster = self.cluster.as_deref().map(|cluster| cluster.replace('`', "``"));
+        let cluster = self.cluster.as_deref().map(|cluster| cluster.replace('\\', "\\\\").replace('`', "\\`"));
         cluster.map(|cluster| format!(" ON CLUSTER `{cluster}`")).unwrap_or_default()
     }
 

@@ -26,12 +26,12 @@ pub struct Room {
 /// A partition's number, which rises with time, and its bytes.
 type Partitions = BTreeMap<u64, u64>;
 
-/// Looks once, and drops what is too much. Gives how many partitions went.
-pub(super) async fn look(session: &mut Session, layout: &Layout, room: &Room) -> Result<usize, Error> {
+/// Looks once, and drops what is too much.
+pub(super) async fn look(session: &mut Session, layout: &Layout, room: &Room) -> Result<(), Error> {
     let by_age = if layout.dialect == Dialect::Plain { layout.ttl } else { None };
     let limit = limit(session, layout, room).await?;
     if by_age.is_none() && limit.is_none() {
-        return Ok(0);
+        return Ok(());
     }
     let partitions = partitions(session, layout).await?;
     let oldest = match by_age {
@@ -39,15 +39,15 @@ pub(super) async fn look(session: &mut Session, layout: &Layout, room: &Room) ->
         None => None,
     };
     let gone = surplus(&partitions, oldest, limit);
+    let Some(last) = gone.last() else { return Ok(()) };
+    let tables = there(session, layout).await?;
     for id in &gone {
-        for table in layout.tables() {
-            session.ask(&layout.drop_partition(&table, &id.to_string())).await?;
+        for table in &tables {
+            session.ask(&layout.drop_partition(table, &id.to_string())).await?;
         }
     }
-    if let Some(last) = gone.last() {
-        tracing::info!("ClickHouse: {} partitions up to {last} were dropped to make room", gone.len());
-    }
-    Ok(gone.len())
+    tracing::info!("ClickHouse: {} partitions up to {last} were dropped to make room", gone.len());
+    Ok(())
 }
 
 /// The partitions that must go, oldest first: those before `oldest`, and then as many as take more than `limit`
@@ -85,6 +85,13 @@ async fn oldest(session: &mut Session, ttl: Duration) -> Result<[u64; 2], Error>
     let row = session.ask(&sql).await?.rows.into_iter().next().unwrap_or_default();
     let number = |at: usize| row.get(at).and_then(|text| text.parse().ok()).unwrap_or(0);
     Ok([number(0), number(1)])
+}
+
+/// The tables that there are: a view of an earlier deployment's own making has none of ours.
+async fn there(session: &mut Session, layout: &Layout) -> Result<Vec<String>, Error> {
+    let (database, tables) = (quoted(&layout.database), list(&layout.tables()));
+    let sql = format!("SELECT name FROM system.tables WHERE database = '{database}' AND name IN ({tables})");
+    Ok(session.ask(&sql).await?.rows.concat())
 }
 
 async fn partitions(session: &mut Session, layout: &Layout) -> Result<Partitions, Error> {

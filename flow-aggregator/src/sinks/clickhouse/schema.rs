@@ -50,15 +50,22 @@ pub(super) async fn ensure(
         true => lacking(session, &flows).await?,
         false => Vec::new(),
     };
-    let mut statements = layout.flows();
+    // Only what is missing: in a cluster each statement waits for every server, also for one that is down.
+    let is_whole = |name: &str, table: &str| {
+        [layout.local(name), name.to_owned(), layout.local(table)].iter().all(|part| tables.contains_key(part))
+    };
+    let mut statements = if is_whole("flows", "flows") { Vec::new() } else { layout.flows() };
     statements.extend(lacking.iter().flat_map(|column| layout.add(column)));
     for view in VIEWS.iter() {
         // A view of an earlier deployment's own making goes on as it is.
-        if !tables.contains_key(&layout.local(view.name)) || tables.contains_key(&layout.local(view.table)) {
+        let is_ours = !tables.contains_key(&layout.local(view.name)) || tables.contains_key(&layout.local(view.table));
+        if is_ours && !is_whole(view.name, view.table) {
             statements.extend(layout.view(view));
         }
     }
-    statements.push(layout.versions());
+    if !tables.contains_key(VERSIONS) {
+        statements.push(layout.versions());
+    }
     for statement in statements {
         session.ask(&statement).await?;
     }
