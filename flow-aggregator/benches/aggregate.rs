@@ -3,20 +3,21 @@
 //! Flows come in an order that is shuffled anew each round, of thousands of Pods, with extended elements; agents send
 //! both halves. Figures are CPU time of the process. Arguments: `flows=200000 rounds=5 pods=5000`.
 
+#[path = "aggregate/load.rs"]
+mod load;
+
 use flow_aggregator::{
     aggregate::{Aggregate, Counts, Settings},
     collector::SessionId,
 };
 use flow_common::{
     ipfix::exporter::{self, Session},
-    record::{
-        Content, Cut, EncodedTail, EndReason, Extended, Family, FlowType, ForwardingStatus, Head, Tail, TcpState,
-    },
+    record::{Content, EncodedTail},
 };
+use load::{BEGIN, Load};
 use std::io::Write;
 
 const READ: usize = 256 * 1024;
-const BEGIN: u32 = 1_704_067_200;
 
 fn main() -> std::io::Result<()> {
     let argument = |name: &str, default: u32| {
@@ -31,13 +32,6 @@ fn main() -> std::io::Result<()> {
     writeln!(out, "live flows:      {live}")?;
     let churn = measure(&Load { flows: load.flows / 2, ended: true, ..load }, rounds.min(4));
     writeln!(out, "all new, ended:  {churn}")
-}
-
-struct Load {
-    flows: u32,
-    pods: u32,
-    /// Every round has new flows, which end at once.
-    ended: bool,
 }
 
 struct Figures {
@@ -84,7 +78,7 @@ fn measure(load: &Load, rounds: u32) -> Figures {
     let tails = [load.tails(0), load.tails(1)];
     let (mut spent, mut grown) = (Vec::new(), 0);
     for round in 1..=rounds {
-        let sent = [0, 1].map(|side| load.round(round, side, &tails[side], &mut agents[side]));
+        let sent = [0, 1].map(|side| messages(load, round, side as u32, &tails[side], &mut agents[side]));
         let (before, begin, now) = (resident(), cpu(), round * 5);
         while aggregate.expired(now, 2_048) {
             deliver(&mut aggregate, &mut collector);
@@ -157,89 +151,22 @@ fn whole(bytes: &[u8], from: usize) -> usize {
     at
 }
 
-impl Load {
-    fn tails(&self, side: usize) -> Vec<EncodedTail> {
-        let tail = |pod: u32| {
-            let tail = match side {
-                0 => Tail {
-                    src_pod: format!("frontend-7d8f9c6b5-{pod:05}"),
-                    src_namespace: "shop".into(),
-                    src_node: "node-a".into(),
-                    service_port: 80,
-                    service: "shop/web:http".into(),
-                    service_addr: [10, 96, 0, 10].into(),
-                    ..Tail::default()
-                },
-                _ => Tail {
-                    dst_pod: format!("backend-5c4d7b8f6-{pod:05}"),
-                    dst_namespace: "shop".into(),
-                    dst_node: "node-b".into(),
-                    ..Tail::default()
-                },
-            };
-            let state = if self.ended { TcpState::Closed } else { TcpState::Established };
-            let tail = Tail { flow_type: FlowType::InterNode, tcp_state: state, ..tail };
-            tail.to_encoded(Family::V4, &mut Cut::default())
-        };
-        (0..self.pods).map(tail).collect()
-    }
-
-    /// One side's messages of one round.
-    fn round(&self, round: u32, side: usize, tails: &[EncodedTail], agent: &mut Session) -> Vec<u8> {
-        let mut order: Vec<u32> = (0..self.flows).collect();
-        shuffle(&mut order, u64::from(round) * 2 + side as u64 + 77);
-        let mut sent = Vec::new();
-        for flow in order {
-            let flow = if self.ended { flow + round * self.flows } else { flow };
-            let (head, extended) = self.record(flow, round, side);
-            agent.push(&head, &tails[((flow >> (4 * side)) % self.pods) as usize], &extended).expect("it fits");
-            if agent.len() > READ {
-                agent.finish();
-                sent.extend_from_slice(agent.bytes());
-                agent.clear();
-            }
+/// One side's messages of one round.
+fn messages(load: &Load, round: u32, side: u32, tails: &[EncodedTail], agent: &mut Session) -> Vec<u8> {
+    let mut sent = Vec::new();
+    for flow in load.order(round, side) {
+        let (head, tail, extended) = load.record(flow, round, side);
+        agent.push(&head, &tails[tail], &extended).expect("it fits");
+        if agent.len() > READ {
+            agent.finish();
+            sent.extend_from_slice(agent.bytes());
+            agent.clear();
         }
-        agent.finish();
-        sent.extend_from_slice(agent.bytes());
-        agent.clear();
-        sent
     }
-
-    fn record(&self, flow: u32, round: u32, side: usize) -> (Head, Extended) {
-        let told = u64::from(if self.ended { 1 } else { round });
-        let mut head = Head {
-            start_seconds: BEGIN,
-            end_seconds: BEGIN + 5 * round,
-            end_reason: if self.ended { EndReason::End } else { EndReason::Active },
-            src_port: 32_768 + (flow % 28_000) as u16,
-            dst_port: 8080,
-            protocol: 6,
-            src_addr: [10, 10, ((flow / 28_000) >> 8) as u8, (flow / 28_000) as u8].into(),
-            dst_addr: [10, 20, (flow >> 4) as u8 & 63, (flow & 15) as u8].into(),
-            ..Head::default()
-        };
-        head.set_totals([10 * told, 1000 * told, 8 * told, 5000 * told]);
-        head.set_deltas([10, 1000, 8, 5000]);
-        let extended = Extended {
-            start_milliseconds: u64::from(BEGIN) * 1000 + 3,
-            end_milliseconds: u64::from(BEGIN + 5 * round) * 1000 + 7,
-            tcp_flags: 0x1b,
-            reverse_tcp_flags: 0x1b,
-            flow_id: (u64::from(flow) * 2 + side as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
-            forwarding_status: ForwardingStatus::Forwarded,
-            ..Extended::default()
-        };
-        (head, extended)
-    }
-}
-
-fn shuffle(order: &mut [u32], mut state: u64) {
-    for at in (1..order.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        order.swap(at, (state % (at as u64 + 1)) as usize);
-    }
+    agent.finish();
+    sent.extend_from_slice(agent.bytes());
+    agent.clear();
+    sent
 }
 
 /// Seconds of CPU time of this process.

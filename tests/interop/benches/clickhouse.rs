@@ -4,36 +4,27 @@
 //! time of the aggregator's process, in which everything from its first byte to its last is: a row has two records.
 //! Arguments: `flows=200000 rounds=5 pods=5000 url=tcp|http compress=true|false`.
 
+#[path = "../../../flow-aggregator/benches/aggregate/load.rs"]
+mod load;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flow_common::ipfix::exporter::{STREAM_LIMIT, Session, Settings};
-use flow_common::record::{
-    Content, Cut, EncodedTail, EndReason, Extended, Family, FlowType, ForwardingStatus, Head, Tail, TcpState,
-};
+use flow_common::record::{Content, EncodedTail};
 use interop::{Age, Certificates, ClickHouse, beside, free_port};
+use load::{BEGIN, Load};
 
 const PATIENCE: Duration = Duration::from_secs(300);
-const BEGIN: u32 = 1_704_067_200;
 /// Flows whose records are written together.
 const PART: u32 = 1_000;
 /// A flow that goes on is exported so often.
 const ACTIVE: Duration = Duration::from_secs(3);
 const OCTETS: &str = "SELECT toString(sum(octetDeltaCount)) FROM flows";
-
-/// What agents send.
-struct Load {
-    flows: u32,
-    rounds: u32,
-    pods: u32,
-    /// Every round has new flows, which end at once.
-    ended: bool,
-}
 
 fn main() -> Result<()> {
     let argument = |name: &str, default: &str| {
@@ -41,43 +32,24 @@ fn main() -> Result<()> {
         value.unwrap_or_else(|| default.to_owned())
     };
     let (scheme, compress) = (argument("url", "tcp"), argument("compress", "true"));
-    let load = Load {
-        flows: argument("flows", "200000").parse()?,
-        rounds: argument("rounds", "5").parse()?,
-        pods: argument("pods", "5000").parse()?,
-        ended: false,
-    };
+    let load =
+        Load { flows: argument("flows", "200000").parse()?, pods: argument("pods", "5000").parse()?, ended: false };
+    let rounds = argument("rounds", "5").parse()?;
     let mut out = std::io::stdout();
     writeln!(
         out,
-        "{} flows, {} Pods, both halves, {} rounds; {scheme}, compress {compress}",
+        "{} flows, {} Pods, both halves, {rounds} rounds; {scheme}, compress {compress}",
         load.flows,
         load.pods * 2,
-        load.rounds
     )?;
-    writeln!(out, "live flows:     {}", measure(&load, &scheme, &compress)?)?;
-    writeln!(out, "all new, ended: {}", measure(&Load { ended: true, ..load }, &scheme, &compress)?)?;
+    writeln!(out, "live flows:     {}", measure(&load, rounds, &scheme, &compress)?)?;
+    writeln!(out, "all new, ended: {}", measure(&Load { ended: true, ..load }, rounds, &scheme, &compress)?)?;
     Ok(())
 }
 
-impl Load {
-    /// Its flows in another order for each round and side.
-    fn order(&self, round: u32, side: u32) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.flows).collect();
-        let mut state = u64::from(round * 2 + side + 77);
-        for at in (1..order.len()).rev() {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            order.swap(at, (state % (at as u64 + 1)) as usize);
-        }
-        order
-    }
-
-    /// What all flows have sent when a round is over.
-    fn octets(&self, round: u32) -> u64 {
-        u64::from(self.flows) * u64::from(round) * 1_000
-    }
+/// What all flows have sent when a round is over.
+fn octets(load: &Load, round: u32) -> u64 {
+    u64::from(load.flows) * u64::from(round) * 1_000
 }
 
 fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
@@ -89,12 +61,12 @@ fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-fn measure(load: &Load, scheme: &str, compress: &str) -> Result<String> {
+fn measure(load: &Load, rounds: u32, scheme: &str, compress: &str) -> Result<String> {
     let server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
     let aggregator = Aggregator::start(&format!("{scheme}://{}", server.addr(scheme)), compress)?;
     let mut agents = [Agent::new(&aggregator, load, 0)?, Agent::new(&aggregator, load, 1)?];
     let (cpu, begun) = (aggregator.cpu()?, Instant::now());
-    for round in 1..=load.rounds {
+    for round in 1..=rounds {
         let orders = [0, 1].map(|side| load.order(round, side));
         // Both halves of most flows come within a second, as from Nodes whose clocks agree.
         for part in 0..load.flows.div_ceil(PART) as usize {
@@ -103,7 +75,7 @@ fn measure(load: &Load, scheme: &str, compress: &str) -> Result<String> {
                 agent.send(load, flows, round)?;
             }
         }
-        let octets = load.octets(round);
+        let octets = octets(load, round);
         until("every octet is there", || Ok(server.number(OCTETS)? == octets))?;
         if !load.ended {
             std::thread::sleep(ACTIVE);
@@ -112,7 +84,7 @@ fn measure(load: &Load, scheme: &str, compress: &str) -> Result<String> {
     let (cpu, took) = (aggregator.cpu()? - cpu, begun.elapsed().as_secs_f64());
     let rows = server.number("SELECT toString(count()) FROM flows")?;
     let refused = aggregator.metric("dropped_total")? + aggregator.metric("failures_total")?;
-    ensure!(refused == 0 && server.number(OCTETS)? == load.octets(load.rounds), "rows are dropped or doubled");
+    ensure!(refused == 0 && server.number(OCTETS)? == self::octets(load, rounds), "rows are dropped or doubled");
     let disk =
         server.number("SELECT toString(sum(bytes_on_disk)) FROM system.parts WHERE active AND table = 'flows'")?;
     Ok(format!(
@@ -162,17 +134,13 @@ impl Aggregator {
         Ok(answer.lines().find_map(|line| line.strip_prefix(&name)).with_context(|| answer.clone())?.parse()?)
     }
 
-    /// CPU seconds so far, of all its threads.
+    /// CPU seconds so far, of all its threads, also of those that have ended.
     fn cpu(&self) -> Result<f64> {
-        let tasks = Path::new("/proc").join(self.child.id().to_string()).join("schedstat");
-        // The process's own file counts its first thread alone.
-        let threads = tasks.with_file_name("task");
-        let mut nanoseconds = 0;
-        for thread in std::fs::read_dir(threads)? {
-            let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-            nanoseconds += text.split(' ').next().unwrap_or_default().parse::<u64>()?;
-        }
-        Ok(nanoseconds as f64 / 1e9)
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // utime and stime are the 12th and 13th behind the name.
+        let (_, fields) = text.rsplit_once(')').context("no name")?;
+        let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(ticks.iter().sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
     /// Bytes resident at most.
@@ -211,69 +179,18 @@ impl Agent {
             template_resend: None,
         });
         session.begin(BEGIN);
-        let state = if load.ended { TcpState::Closed } else { TcpState::Established };
-        let tail = |pod: u32| {
-            let names = match side {
-                0 => Tail {
-                    src_pod: format!("frontend-7d8f9c6b5-{pod:05}"),
-                    src_namespace: "shop".into(),
-                    src_node: "node-a".into(),
-                    service_port: 80,
-                    service: "shop/web:http".into(),
-                    service_addr: [10, 96, 0, 10].into(),
-                    ..Tail::default()
-                },
-                _ => Tail {
-                    dst_pod: format!("backend-5c4d7b8f6-{pod:05}"),
-                    dst_namespace: "shop".into(),
-                    dst_node: "node-b".into(),
-                    ..Tail::default()
-                },
-            };
-            let tail = Tail { flow_type: FlowType::InterNode, tcp_state: state, ..names };
-            tail.to_encoded(Family::V4, &mut Cut::default())
-        };
-        Ok(Agent { stream, session, tails: (0..load.pods).map(tail).collect(), side })
+        Ok(Agent { stream, session, tails: load.tails(side), side })
     }
 
     /// Sends one record of each of these flows.
     fn send(&mut self, load: &Load, flows: &[u32], round: u32) -> Result<()> {
         for flow in flows {
-            let flow = if load.ended { flow + round * load.flows } else { *flow };
-            let (head, extended) = self.record(load, flow, round);
-            let tail = &self.tails[((flow >> (4 * self.side)) % load.pods) as usize];
-            self.session.push(&head, tail, &extended)?;
+            let (head, tail, extended) = load.record(*flow, round, self.side);
+            self.session.push(&head, &self.tails[tail], &extended)?;
         }
         self.session.finish();
         self.stream.write_all(self.session.bytes())?;
         self.session.clear();
         Ok(())
-    }
-
-    fn record(&self, load: &Load, flow: u32, round: u32) -> (Head, Extended) {
-        let told = u64::from(if load.ended { 1 } else { round });
-        let mut head = Head {
-            start_seconds: BEGIN,
-            end_seconds: BEGIN + 5 * round,
-            end_reason: if load.ended { EndReason::End } else { EndReason::Active },
-            src_port: 32_768 + (flow % 28_000) as u16,
-            dst_port: 8080,
-            protocol: 6,
-            src_addr: [10, 10, ((flow / 28_000) >> 8) as u8, (flow / 28_000) as u8].into(),
-            dst_addr: [10, 20, (flow >> 4) as u8 & 63, (flow & 15) as u8].into(),
-            ..Head::default()
-        };
-        head.set_totals([10 * told, 1_000 * told, 8 * told, 5_000 * told]);
-        head.set_deltas([10, 1_000, 8, 5_000]);
-        let extended = Extended {
-            start_milliseconds: u64::from(BEGIN) * 1_000 + 3,
-            end_milliseconds: u64::from(BEGIN + 5 * round) * 1_000 + 7,
-            tcp_flags: 0x1b,
-            reverse_tcp_flags: 0x1b,
-            flow_id: (u64::from(flow) * 2 + u64::from(self.side) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
-            forwarding_status: ForwardingStatus::Forwarded,
-            ..Extended::default()
-        };
-        (head, extended)
     }
 }
