@@ -8,7 +8,6 @@ mod address;
 mod backoff;
 mod connection;
 mod listener;
-mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -17,10 +16,12 @@ pub use address::{Address, AddressError, Host};
 pub use backoff::Backoff;
 pub use connection::{ConnectError, Connection, connect, connect_as, connect_to};
 pub use listener::{DatagramListener, Handshake, Incoming, ListenError, Listener, StreamListener};
-pub use stream::ByteStream;
 pub use tls::{SuiteError, TlsClient, TlsError, TlsFiles, TlsServer, TlsSuites, TlsTrust, TlsVersion, Trust};
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Debug},
+    str::FromStr,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The port that IANA assigned to IPFIX.
@@ -29,10 +30,13 @@ pub const IPFIX_PORT: u16 = 4739;
 /// The longest message that the IPFIX header can express, and the limit on streams.
 pub const STREAM_MESSAGE_LIMIT: usize = 65_535;
 
-/// Both directions of a connected stream, for protocols that talk both ways.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connected stream, in the clear or by TLS, for protocols that talk both ways.
+pub type ByteStream = Box<dyn Duplex>;
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Debug + Send + Unpin> Duplex for S {}
 
 /// What carries the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,9 +10,9 @@ use axum::Router;
 use flow_common::{
     daemon::{
         Shutdown,
-        http::{self, Connections, Port},
+        http::{self, Connections},
     },
-    net::{Duplex, Listener, Protocol, StreamListener, TlsServer},
+    net::{ListenError, Protocol, StreamListener, TlsServer},
 };
 use std::{
     fs::{self, OpenOptions},
@@ -47,20 +47,24 @@ impl Api {
         let Some(port) = config.api_port else { return Ok(None) };
         let mut shared = Shared::default();
         let (least, suites) = (config.api_least.version, &config.api_suites.suites);
-        let tls = match config.api_cert.as_ref().zip(config.api_key.as_ref()) {
-            Some((cert, key)) => TlsServer::open(cert, key, least, suites)?,
+        let (tls, made) = match config.api_cert.as_ref().zip(config.api_key.as_ref()) {
+            Some((cert, key)) => (TlsServer::open(cert, key, least, suites)?, None),
             None => {
                 let made = certs::own(names(config), SystemTime::now())?;
-                shared.put(&config.api_folder, CERTIFICATE, &made.cert, 0o644);
-                TlsServer::open_made(&made.cert, &made.key, least, suites)?
+                (TlsServer::open_made(&made.cert, &made.key, least, suites)?, Some(made.cert))
             }
         };
         let token = Token::new(desk.token_file.clone())?;
-        shared.put(&config.api_folder, TOKEN, token.made(), 0o600);
         let addr = SocketAddr::new(config.api_addr.0, port);
-        let listener = Listener::bind(addr, Protocol::Tls, Some(&tls)).await.context("the API (apiServer.apiPort)")?;
+        let refused = |source| ListenError::Bind { addr, protocol: Protocol::Tls, source };
+        let listener = StreamListener::bind(addr, Some(&tls)).await.map_err(refused);
+        let listener = listener.context("the API (apiServer.apiPort)")?;
         let local = listener.local()?;
-        let Listener::Stream(listener) = listener else { return Ok(None) };
+        // Only whoever has the port: another aggregator's files stay while that runs.
+        if let Some(cert) = made {
+            shared.put(&config.api_folder, CERTIFICATE, &cert, 0o644);
+        }
+        shared.put(&config.api_folder, TOKEN, token.made(), 0o600);
         let counts = desk.metrics.api.connections.clone();
         Ok(Some(Api { listener, local, router: router(desk, token), counts, shared }))
     }
@@ -73,21 +77,8 @@ impl Api {
     /// Serves until the end is requested; answers that are under way are broken off then.
     pub async fn run(self, shutdown: Shutdown) {
         let Api { listener, router, counts, shared, .. } = self;
-        http::serve(Https(listener), router, counts, shutdown).await;
+        http::serve(listener, router, counts, shutdown).await;
         drop(shared);
-    }
-}
-
-struct Https(StreamListener);
-
-impl Port for Https {
-    type Stream = Box<dyn Duplex>;
-
-    async fn accept(
-        &self,
-    ) -> io::Result<(SocketAddr, impl Future<Output = io::Result<Box<dyn Duplex>>> + Send + 'static)> {
-        let handshake = self.0.accept().await?;
-        Ok((handshake.peer(), async { Ok(handshake.complete().await?.into_duplex()) }))
     }
 }
 

@@ -5,8 +5,9 @@
 
 use super::{
     Shutdown,
-    http::{self, Connections, Port},
+    http::{self, Connections},
 };
+use crate::net::StreamListener;
 use axum::{
     Router,
     extract::State,
@@ -20,12 +21,8 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
-use tokio::net::{TcpListener, TcpStream};
 
-/// What is sent to a client and not taken for so long ends the connection.
-const UNTAKEN: Duration = Duration::from_secs(30);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Why the port cannot be served.
@@ -41,7 +38,7 @@ pub struct AdminError {
 /// The bound port.
 #[derive(Debug)]
 pub struct Admin {
-    listener: TcpListener,
+    listener: StreamListener,
     state: Served,
 }
 
@@ -129,13 +126,13 @@ impl Admin {
         readiness: Readiness,
         version: &'static str,
     ) -> Result<Admin, AdminError> {
-        let listener = TcpListener::bind(addr).await.map_err(|source| AdminError { addr, source })?;
+        let listener = StreamListener::bind(addr, None).await.map_err(|source| AdminError { addr, source })?;
         Ok(Admin { listener, state: Served { registry, readiness, version } })
     }
 
     /// Where it listens.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listener.local()
     }
 
     /// Serves until the end is requested.
@@ -144,20 +141,6 @@ impl Admin {
         let router = health(readiness).merge(figures(registry, version));
         http::serve(self.listener, router, Connections::default(), shutdown).await;
     }
-}
-
-impl Port for TcpListener {
-    type Stream = TcpStream;
-
-    async fn accept(&self) -> io::Result<(SocketAddr, impl Future<Output = io::Result<TcpStream>> + Send + 'static)> {
-        TcpListener::accept(self).await.map(|(stream, peer)| (peer, complete(stream)))
-    }
-}
-
-/// An answer that nobody takes ends the connection.
-async fn complete(stream: TcpStream) -> io::Result<TcpStream> {
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, UNTAKEN.as_millis().try_into().unwrap_or(u32::MAX))?;
-    Ok(stream)
 }
 
 /// `/livez`, `/healthz` and `/readyz`.
@@ -197,7 +180,10 @@ async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
 mod tests {
     use super::*;
     use prometheus_client::metrics::counter::Counter;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
 
     async fn ask(addr: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.unwrap();

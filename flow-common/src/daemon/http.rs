@@ -1,10 +1,11 @@
 //! HTTP/1.1 for operators and their tools: a few clients, none of which can hold up the others.
 //!
-//! Takes what accepts connections and a router; serves one request a connection until the end is requested.
+//! Takes a bound port and a router; serves one request a connection until the end is requested.
 //! Connections are bounded, in all and of one address; a header that does not come, and an answer that nobody takes,
-//! end them. Knows no path and no TLS.
+//! end them. Knows no path.
 
 use super::Shutdown;
+use crate::net::{Handshake, StreamListener};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -12,17 +13,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use std::{
-    collections::HashMap,
-    io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    task::JoinSet,
-    time::sleep,
-};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+use tokio::{task::JoinSet, time::sleep};
 
 /// Connections at one time.
 const CONNECTIONS: usize = 256;
@@ -44,19 +36,8 @@ pub struct Connections {
     pub refused: Counter,
 }
 
-/// Where connections come in, plain or by TLS.
-pub trait Port: Send + Sync {
-    /// A connection that is ready for a request.
-    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-
-    /// The next connection: of whom, and what makes it ready, which may take a slow client's time. Cancel-safe.
-    fn accept(
-        &self,
-    ) -> impl Future<Output = io::Result<(SocketAddr, impl Future<Output = io::Result<Self::Stream>> + Send + 'static)>> + Send;
-}
-
 /// Serves a port until the end is requested; answers that are under way are broken off then.
-pub async fn serve(port: impl Port, router: Router, counts: Connections, mut shutdown: Shutdown) {
+pub async fn serve(port: StreamListener, router: Router, counts: Connections, mut shutdown: Shutdown) {
     let mut served: JoinSet<IpAddr> = JoinSet::new();
     let mut of: HashMap<IpAddr, usize> = HashMap::new();
     loop {
@@ -70,15 +51,15 @@ pub async fn serve(port: impl Port, router: Router, counts: Connections, mut shu
             }
             () = shutdown.requested() => return,
         };
-        let (peer, connection) = match accepted {
-            Ok(accepted) => accepted,
+        let handshake = match accepted {
+            Ok(handshake) => handshake,
             Err(error) => {
                 tracing::debug!("a connection cannot be accepted: {error}");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let addr = peer.ip().to_canonical();
+        let addr = handshake.peer().ip();
         let taken = of.get(&addr).copied().unwrap_or(0);
         if taken >= OF_ONE || served.len() >= CONNECTIONS {
             counts.refused.inc();
@@ -88,10 +69,7 @@ pub async fn serve(port: impl Port, router: Router, counts: Connections, mut shu
         counts.open.inc();
         let router = router.clone();
         served.spawn(async move {
-            match connection.await {
-                Ok(stream) => answer(peer, stream, router).await,
-                Err(error) => tracing::debug!("{peer} does not speak as this port does: {error}"),
-            }
+            answer(handshake, router).await;
             addr
         });
     }
@@ -107,7 +85,15 @@ fn leave(of: &mut HashMap<IpAddr, usize>, peer: IpAddr) {
 }
 
 /// One request; another needs another connection, so that an idle one holds no place.
-async fn answer(peer: SocketAddr, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, router: Router) {
+async fn answer(handshake: Handshake, router: Router) {
+    let peer = handshake.peer();
+    let stream = match handshake.complete().await {
+        Ok(incoming) => incoming.into_stream(),
+        Err(error) => {
+            tracing::debug!("{peer} does not speak as this port does: {error}");
+            return;
+        }
+    };
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER)

@@ -196,8 +196,8 @@ impl Connection {
     /// The stream itself, for protocols that are no one-way street; `None` of datagrams.
     pub fn into_stream(self) -> Option<ByteStream> {
         match self.stream {
-            Stream::Tls(stream) => Some(ByteStream::from(*stream)),
-            Stream::Tcp(stream) => Some(ByteStream::from(stream)),
+            Stream::Tls(stream) => Some(stream),
+            Stream::Tcp(stream) => Some(Box::new(stream)),
             Stream::Udp(_) => None,
         }
     }

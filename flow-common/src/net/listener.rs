@@ -3,7 +3,7 @@
 //! Takes a socket address, a protocol and, for TLS, the certificates; gives connected peers and their bytes. It cuts
 //! nothing into messages and keeps no list of sessions.
 
-use super::{Duplex, Protocol, TlsServer};
+use super::{ByteStream, Protocol, TlsServer};
 use bytes::BytesMut;
 use std::{fmt, future::poll_fn, io, net::SocketAddr, pin::pin, task::Poll, time::Duration};
 use tokio::{
@@ -91,7 +91,7 @@ impl Listener {
     pub async fn bind(addr: SocketAddr, protocol: Protocol, tls: Option<&TlsServer>) -> Result<Listener, ListenError> {
         let tls = match (protocol, tls) {
             (Protocol::Tls, None) => return Err(ListenError::NoCertificates),
-            (Protocol::Tls, Some(tls)) => Some(TlsAcceptor::from(tls.0.clone())),
+            (Protocol::Tls, Some(tls)) => Some(tls),
             (Protocol::Tcp | Protocol::Udp, _) => None,
         };
         let refused = |source| ListenError::Bind { addr, protocol, source };
@@ -105,26 +105,34 @@ impl Listener {
                 enlarge(&socket);
                 Listener::Datagram(DatagramListener { socket })
             }
-            Protocol::Tls | Protocol::Tcp => {
-                let socket = match TcpListener::bind(addr).await {
-                    Err(_) if without_ipv6(addr) => TcpListener::bind(("0.0.0.0", addr.port())).await,
-                    bound => bound,
-                };
-                Listener::Stream(StreamListener { socket: socket.map_err(refused)?, tls })
-            }
+            Protocol::Tls | Protocol::Tcp => Listener::Stream(StreamListener::bind(addr, tls).await.map_err(refused)?),
         })
     }
 
     /// Where it listens: the port that was chosen if 0 was asked for.
     pub fn local(&self) -> io::Result<SocketAddr> {
         match self {
-            Listener::Stream(listener) => listener.socket.local_addr(),
+            Listener::Stream(listener) => listener.local(),
             Listener::Datagram(listener) => listener.socket.local_addr(),
         }
     }
 }
 
 impl StreamListener {
+    /// Binds, as [`Listener::bind`] does; in the clear without certificates.
+    pub async fn bind(addr: SocketAddr, tls: Option<&TlsServer>) -> io::Result<StreamListener> {
+        let socket = match TcpListener::bind(addr).await {
+            Err(_) if without_ipv6(addr) => TcpListener::bind(("0.0.0.0", addr.port())).await?,
+            bound => bound?,
+        };
+        Ok(StreamListener { socket, tls: tls.map(|tls| TlsAcceptor::from(tls.0.clone())) })
+    }
+
+    /// Where it listens: the port that was chosen if 0 was asked for.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
     /// The next connection. Cancel-safe. TLS is left to [`Handshake::complete`], so that a slow client holds up
     /// nobody.
     pub async fn accept(&self) -> io::Result<Handshake> {
@@ -160,7 +168,7 @@ impl Incoming {
     }
 
     /// The stream itself, for a protocol that talks both ways.
-    pub fn into_duplex(self) -> Box<dyn Duplex> {
+    pub fn into_stream(self) -> ByteStream {
         match self.stream {
             Stream::Tls(stream) => stream,
             Stream::Tcp(stream) => Box::new(stream),

@@ -217,7 +217,7 @@ async fn either_end_may_do_without_a_certificate_of_the_other() {
     let server = TlsServer::open(&files.cert, &files.key, TlsVersion::Tls13, &TlsSuites::default()).unwrap();
     let (listener, addr) = listen(Protocol::Tls, Some(&server)).await;
     let answering = tokio::spawn(async {
-        let mut duplex = accept(listener).await.unwrap().into_duplex();
+        let mut duplex = accept(listener).await.unwrap().into_stream();
         let mut asked = [0; 4];
         duplex.read_exact(&mut asked).await.unwrap();
         duplex.write_all(&asked).await.unwrap();
