@@ -91,10 +91,11 @@ impl LogFile {
     /// Puts the file aside under a name with the time, and begins another.
     pub(super) fn rotate(&mut self, now: SystemTime) -> io::Result<()> {
         let mut at = Timestamp::from(now).millis();
-        let mut aside = self.path.with_file_name(backup(&self.path, at));
+        let name = |at| self.path.with_file_name(backup(&self.path, Timestamp::from_millis(at)));
+        let mut aside = name(at);
         while aside.exists() || with_gz(&aside).exists() {
             at += 1;
-            aside = self.path.with_file_name(backup(&self.path, at));
+            aside = name(at);
         }
         fs::rename(&self.path, &aside)?;
         *self = LogFile { begun: now, ..LogFile::open(&self.path)? };
@@ -116,15 +117,17 @@ impl LogFile {
 /// Compresses the files that were put aside, and removes those that are too many or too old. May be run again after
 /// it was broken off anywhere.
 pub(super) fn tidy_up(path: &Path, rotation: &Rotation, now: SystemTime) -> io::Result<()> {
-    let mut backups = backups(path)?;
-    // Names are in order of time.
-    backups.sort();
-    let old = rotation.max_age.map(|age| backup(path, Timestamp::from(now - age).millis()));
+    let backups = backups(path)?;
+    let old = rotation.max_age.map(|age| time(Timestamp::from(now - age)));
     let many = rotation.backups.map_or(0, |kept| backups.len().saturating_sub(kept));
-    for (at, name) in backups.into_iter().enumerate() {
+    for (at, (put_aside, name)) in backups.into_iter().enumerate() {
         let file = path.with_file_name(&name);
-        if at < many || old.as_ref().is_some_and(|old| stamp(&name, path) < stamp(old, path)) {
-            fs::remove_file(file)?;
+        if at < many || old.as_ref().is_some_and(|old| put_aside < *old) {
+            match fs::remove_file(file) {
+                // Somebody else has tidied up.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         } else if rotation.compress && !name.ends_with(".gz") {
             compress(&file)?;
         }
@@ -150,31 +153,43 @@ fn compress(file: &Path) -> io::Result<()> {
     fs::remove_file(file)
 }
 
-/// Names of the files of `path` that were put aside.
-fn backups(path: &Path) -> io::Result<Vec<String>> {
+/// The files of `path` that were put aside, the oldest first: when, and their names.
+fn backups(path: &Path) -> io::Result<Vec<(String, String)>> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut names = Vec::new();
+    let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let Ok(name) = entry?.file_name().into_string() else { continue };
-        if stamp(&name, path).is_some_and(|stamp| stamp.len() >= 19 && stamp.starts_with(|c: char| c.is_ascii_digit()))
-        {
-            names.push(name);
+        if let Some(at) = put_aside(&name, path) {
+            found.push((at.to_owned(), name));
         }
     }
-    Ok(names)
+    found.sort();
+    Ok(found)
 }
 
-fn backup(path: &Path, millis: u64) -> String {
+fn backup(path: &Path, at: Timestamp) -> String {
     let (stem, extension) = parts(path);
-    let at = Rfc3339(Timestamp::from_millis(millis)).to_string().replace(':', "-");
-    format!("{stem}-{}{extension}", at.trim_end_matches('Z'))
+    format!("{stem}-{}{extension}", time(at))
 }
 
-/// The time in a name that [`backup`] made.
-fn stamp<'a>(name: &'a str, path: &Path) -> Option<&'a str> {
+/// As names have it; in the order of letters is in the order of time.
+fn time(at: Timestamp) -> String {
+    let at = Rfc3339(at).to_string().replace(':', "-");
+    at.trim_end_matches('Z').to_owned()
+}
+
+/// The time in a name that [`backup`] made; no other name has one.
+fn put_aside<'a>(name: &'a str, path: &Path) -> Option<&'a str> {
     let (stem, extension) = parts(path);
     let name = name.strip_suffix(".gz").unwrap_or(name);
-    name.strip_prefix(&format!("{stem}-"))?.strip_suffix(&extension)
+    let at = name.strip_prefix(&format!("{stem}-"))?.strip_suffix(&extension)?;
+    (is_like(at, "0000-00-00T00-00-00") || is_like(at, "0000-00-00T00-00-00.000")).then_some(at)
+}
+
+/// Whether it is the form, with any digits for its zeros.
+fn is_like(text: &str, form: &str) -> bool {
+    let same = |(byte, form): (u8, u8)| if form == b'0' { byte.is_ascii_digit() } else { byte == form };
+    text.len() == form.len() && text.bytes().zip(form.bytes()).all(same)
 }
 
 fn parts(path: &Path) -> (String, String) {
@@ -218,7 +233,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("flows.log");
         // Not ours, whatever they look like.
-        for other in ["flows-old.log", "flows.log.1", "other-2026-01-01T00-00-00.log"] {
+        let others =
+            ["flows-2026-01-01-report-of-node-a.log", "flows-old.log", "flows.log.1", "other-2026-01-01T00-00-00.log"];
+        for other in others {
             fs::write(dir.path().join(other), "x").unwrap();
         }
         let mut file = LogFile::open(&path).unwrap();
@@ -232,6 +249,7 @@ mod tests {
             [
                 "flows-1970-01-01T00-00-02.log.gz",
                 "flows-1970-01-01T00-00-03.log.gz",
+                "flows-2026-01-01-report-of-node-a.log",
                 "flows-old.log",
                 "flows.log",
                 "flows.log.1",
