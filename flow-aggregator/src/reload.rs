@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transport_that_waits_for_a_restart_needs_no_certificates_yet() {
+    fn a_transport_waits_for_a_restart() {
         let text = "aggregatorTransportProtocol: udp\n";
         let accepted = accept("flow-aggregator.conf", text, &running()).unwrap();
         assert_eq!((accepted.waiting, accepted.config), (vec!["aggregatorTransportProtocol"], running()));

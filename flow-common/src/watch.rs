@@ -22,25 +22,50 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// And from time to time in any case: files may be links to what is elsewhere, and the kernel's events may be lost.
 const ANYWAY: Duration = Duration::from_secs(30);
 
-/// A folder that is watched.
+/// A folder that is watched. Where the kernel has no events for it (no more watches, a file system without), looks
+/// happen only [`ANYWAY`].
 #[derive(Debug)]
 pub struct FolderWatch {
     changed: Arc<Notify>,
-    watcher: FolderWatcher,
+    watcher: Option<RecommendedWatcher>,
+    /// Device and inode of what is watched: another folder may take its name.
+    watched: Option<(u64, u64)>,
 }
 
 impl FolderWatch {
     /// Watches nothing yet.
     pub fn new() -> FolderWatch {
         let changed = Arc::new(Notify::new());
-        let watcher = FolderWatcher::new(&changed);
-        FolderWatch { changed, watcher }
+        let wakes = changed.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| is_change(event.kind)) {
+                wakes.notify_one();
+            }
+        });
+        let watcher =
+            watcher.inspect_err(|error| tracing::warn!(%error, "changes of files are seen up to 30 s late")).ok();
+        FolderWatch { changed, watcher, watched: None }
     }
 
     /// Watches `folder` from here on; to be called before each look at it, so that no change falls between, and that
     /// another folder of the name is noticed.
     pub fn watch(&mut self, folder: &Path) {
-        self.watcher.watch(folder);
+        let identity = std::fs::metadata(folder).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        let Some(watcher) = self.watcher.as_mut().filter(|_| identity != self.watched) else { return };
+        if self.watched.is_some() {
+            // Fails where the kernel has dropped it with the folder.
+            let _ = watcher.unwatch(folder);
+        }
+        self.watched = None;
+        if identity.is_none() {
+            return;
+        }
+        match watcher.watch(folder, RecursiveMode::NonRecursive) {
+            Ok(()) => self.watched = identity,
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), %error, "changes of files are seen up to 30 s late");
+            }
+        }
     }
 
     /// Waits until another look is worth it. Cancel-safe.
@@ -64,48 +89,6 @@ async fn settled(changed: &Notify) {
     tokio::select! {
         () = async { while timeout(QUIET, changed.notified()).await.is_ok() {} } => {}
         () = sleep_until(latest) => {}
-    }
-}
-
-/// The kernel's events for one folder. Where there are none (no more watches, a file system without), looks happen
-/// only [`ANYWAY`].
-#[derive(Debug)]
-struct FolderWatcher {
-    watcher: Option<RecommendedWatcher>,
-    /// Device and inode of what is watched: another folder may take its name.
-    watched: Option<(u64, u64)>,
-}
-
-impl FolderWatcher {
-    fn new(changed: &Arc<Notify>) -> Self {
-        let changed = changed.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_change(event.kind)) {
-                changed.notify_one();
-            }
-        });
-        let watcher =
-            watcher.inspect_err(|error| tracing::warn!(%error, "changes of files are seen up to 30 s late")).ok();
-        Self { watcher, watched: None }
-    }
-
-    fn watch(&mut self, folder: &Path) {
-        let identity = std::fs::metadata(folder).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        let Some(watcher) = self.watcher.as_mut().filter(|_| identity != self.watched) else { return };
-        if self.watched.is_some() {
-            // Fails where the kernel has dropped it with the folder.
-            let _ = watcher.unwatch(folder);
-        }
-        self.watched = None;
-        if identity.is_none() {
-            return;
-        }
-        match watcher.watch(folder, RecursiveMode::NonRecursive) {
-            Ok(()) => self.watched = identity,
-            Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "changes of files are seen up to 30 s late");
-            }
-        }
     }
 }
 

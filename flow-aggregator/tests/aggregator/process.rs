@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -91,12 +91,16 @@ impl Process {
         fs::rename(new, &self.file).unwrap();
     }
 
+    /// What the admin port answers, or why it does not.
     pub(crate) fn ask(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        let answer = || {
+            let mut stream = TcpStream::connect(self.admin)?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        answer().unwrap_or_else(|error: io::Error| format!("no answer: {error}"))
     }
 
     /// A metric's value; `None` if there is none of this name and labels.
@@ -107,7 +111,7 @@ impl Process {
 
     /// Waits until a metric has this value.
     pub(crate) fn until(&self, name: &str, value: u64) {
-        self.wait(&format!("{name} = {value}, now {:?}", self.metric(name)), || self.metric(name) == Some(value));
+        self.wait(&format!("{name} = {value}"), || self.metric(name) == Some(value));
     }
 
     pub(crate) fn wait(&self, what: &str, holds: impl Fn() -> bool) {
@@ -122,7 +126,14 @@ impl Process {
     pub(crate) fn stop(mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.child.wait().unwrap()
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "it does not end\n{}", self.log());
+            thread::sleep(STEP);
+        }
     }
 }
 
