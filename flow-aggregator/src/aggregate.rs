@@ -259,13 +259,13 @@ impl Aggregate {
         shown: &mut Vec<AggregatedFlow>,
     ) -> Option<Cursor> {
         let end = from.slot.saturating_add(LOOKED_AT).min(flows.slots());
-        let mut cut = Cut::default();
+        let (mut cut, mut one) = (Cut::default(), Batch::default());
         for slot in from.slot..end {
             if shown.len() >= max {
                 return Some(Cursor::of(A::FAMILY, slot));
             }
             let Some(flow) = flows.at(slot) else { continue };
-            let mut one = Batch::default();
+            one.clear();
             one.push(flow, &flows.tails, &self.cluster, &mut cut);
             let decoded = one.iter().filter_map(|joined| joined.decode());
             shown.extend(decoded.filter(|flow| filter.matches(&FlowView::from(flow))));

@@ -12,7 +12,7 @@ mod token;
 
 pub use listen::Api;
 pub(crate) use listen::{CERTIFICATE, TOKEN};
-pub use numbers::{Account, Accounting, Amount, RecordMetrics, SinkNumbers};
+pub use numbers::{Account, Accounting, RecordMetrics, SinkNumbers};
 
 use crate::{
     join::Question,
@@ -141,7 +141,7 @@ async fn record_metrics(State(desk): State<Desk>) -> Response {
 async fn accounting(State(desk): State<Desk>) -> Response {
     let (answer, given) = oneshot::channel();
     match desk.ask(Question::Accounting(answer), given).await {
-        Ok(accounting) => Json(Accounting::of(&accounting)).into_response(),
+        Ok(accounting) => Json(Accounting::of(accounting)).into_response(),
         Err(error) => unavailable(&error),
     }
 }

@@ -187,6 +187,7 @@ impl Join {
         self.outlets = order.outlets;
         if let Some(objects) = order.objects {
             self.aggregate.forget_objects();
+            self.metrics.refused_objects(0);
             self.objects = objects.map(|(first, further)| {
                 self.look(first);
                 further

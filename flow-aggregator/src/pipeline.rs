@@ -110,7 +110,7 @@ impl Pipeline {
             tracing::info!("the API is on https://{}", api.local());
         }
         let mut outlets = Outlets::new(metrics.clone());
-        let (first, _) = order(&config, None, &mut outlets);
+        let (first, _) = order(&config, None, &mut outlets).await;
         let (max_sessions, bound) = watch::channel(config.max_sessions as usize);
         let (orders, to_table) = mpsc::channel(ORDERS);
         let (output, messages) = mpsc::channel(BUFFERS);
@@ -178,7 +178,7 @@ impl Conductor {
         }
         self.max_sessions.send_replace(config.max_sessions as usize);
         self.token_file.send_replace(config.api_token.clone());
-        let (order, obeyed) = order(&config, Some(&self.running), &mut self.outlets);
+        let (order, obeyed) = order(&config, Some(&self.running), &mut self.outlets).await;
         // The table's task outlives this one.
         let _ = self.orders.send(order).await;
         let _ = obeyed.await;
@@ -187,23 +187,28 @@ impl Conductor {
 }
 
 /// What the table's task is told of a configuration that follows another, and what it answers when that is in force.
-fn order(config: &Config, before: Option<&Config>, outlets: &mut Outlets) -> (Order, oneshot::Receiver<()>) {
+async fn order(config: &Config, before: Option<&Config>, outlets: &mut Outlets) -> (Order, oneshot::Receiver<()>) {
     let same_folder = before.map_or(config.objects.is_none(), |before| before.objects == config.objects);
-    let (obeyed, answer) = oneshot::channel();
-    let order = Order {
-        table: config.table(),
-        outlets: outlets.apply(config),
-        objects: (!same_folder).then(|| config.objects.as_deref().map(objects)),
-        obeyed,
+    let objects = match &config.objects {
+        _ if same_folder => None,
+        None => Some(None),
+        Some(path) => Some(Some(objects(path).await)),
     };
+    let (obeyed, answer) = oneshot::channel();
+    let order = Order { table: config.table(), outlets: outlets.apply(config), objects, obeyed };
     (order, answer)
 }
 
-/// The folder's objects as they are now, and their changes.
-fn objects(path: &Path) -> Objects {
+/// The folder's objects as they are now, and their changes. A folder may be large and its disk slow, so that others go
+/// on meanwhile.
+async fn objects(path: &Path) -> Objects {
     let mut folder = Folder::new(path);
-    let first = folder.look();
     let (output, further) = mpsc::channel(LOOKS);
+    let looked = tokio::task::spawn_blocking(move || {
+        let first = folder.look();
+        (folder, first)
+    });
+    let (folder, first) = looked.await.expect("looking at a folder does not panic");
     tokio::spawn(folder::run(folder, output));
     (first, further)
 }

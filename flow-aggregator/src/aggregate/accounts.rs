@@ -7,6 +7,7 @@ use flow_common::{
     ipfix::accounting::Accounting,
     record::{InterfaceCount, Metering, NotSent},
 };
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
 /// Interfaces times headings of all Nodes.
@@ -15,13 +16,23 @@ const MAX: usize = 262_144;
 const MAX_REASONS: usize = 64;
 
 /// Packets and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
     /// Packets.
     pub packets: u64,
     /// Layer-3 bytes.
     pub octets: u64,
 }
+
+impl Amount {
+    fn add(&mut self, other: Amount) {
+        self.packets = self.packets.saturating_add(other.packets);
+        self.octets = self.octets.saturating_add(other.octets);
+    }
+}
+
+/// By place in the headings.
+type Sums = BTreeMap<usize, Amount>;
 
 /// The latest word of every agent.
 #[derive(Debug, Default)]
@@ -46,24 +57,24 @@ impl Accounts {
 
     /// The cluster's sums by heading.
     pub(super) fn interface_sums(&self) -> BTreeMap<&str, Amount> {
-        let mut sums = BTreeMap::new();
+        let mut sums = Sums::new();
         for ((_, _, reason), amount) in &self.interfaces {
-            let sum: &mut Amount = sums.entry(self.reasons[*reason].as_str()).or_default();
-            sum.packets = sum.packets.saturating_add(amount.packets);
-            sum.octets = sum.octets.saturating_add(amount.octets);
+            sums.entry(*reason).or_default().add(*amount);
         }
-        sums
+        self.named(sums)
     }
 
     /// The same by the observation domain of each agent.
     pub(super) fn agent_sums(&self) -> BTreeMap<u32, BTreeMap<&str, Amount>> {
-        let mut agents: BTreeMap<u32, BTreeMap<&str, Amount>> = BTreeMap::new();
+        let mut agents: BTreeMap<u32, Sums> = BTreeMap::new();
         for ((domain, _, reason), amount) in &self.interfaces {
-            let sum = agents.entry(*domain).or_default().entry(self.reasons[*reason].as_str()).or_default();
-            sum.packets = sum.packets.saturating_add(amount.packets);
-            sum.octets = sum.octets.saturating_add(amount.octets);
+            agents.entry(*domain).or_default().entry(*reason).or_default().add(*amount);
         }
-        agents
+        agents.into_iter().map(|(domain, sums)| (domain, self.named(sums))).collect()
+    }
+
+    fn named(&self, sums: Sums) -> BTreeMap<&str, Amount> {
+        sums.into_iter().map(|(reason, sum)| (self.reasons[reason].as_str(), sum)).collect()
     }
 
     /// Flow records that agents sent, and those they could not send.

@@ -57,6 +57,13 @@ impl Batch {
         })
     }
 
+    /// Without its flows, as if it were new, but for its room.
+    pub(super) fn clear(&mut self) {
+        self.proxied = false;
+        self.bytes.clear();
+        self.records.clear();
+    }
+
     pub(super) fn push<A: Addr>(&mut self, flow: &Flow<A>, tails: &Tails, cluster: &Cluster, cut: &mut Cut) {
         record(&mut self.bytes, flow, tails, cluster, cut);
         self.records.push((A::FAMILY, self.bytes.len() as u32));
@@ -91,28 +98,30 @@ impl<'a> Joined<'a> {
 
     /// The record with names to its values. One that is not joined has nothing of the two Nodes' own numbers.
     pub fn decode(&self) -> Option<AggregatedFlow> {
-        if let Some(ProxiedFlow { head, tail, labels, extended, .. }) = self.proxied() {
-            return Some(AggregatedFlow { head, tail, per_node: PerNode::default(), labels, extended });
+        if self.proxied {
+            let ProxiedFlow { head, tail, labels, extended, .. } = self.as_proxied()?;
+            Some(AggregatedFlow { head, tail, per_node: PerNode::default(), labels, extended })
+        } else {
+            self.as_joined()
         }
-        AggregatedFlow::decode(self.family, true, self.bytes).map(|(flow, _)| flow)
     }
 
     /// Appends the record as a line of JSON; false if it cannot be read.
     pub fn json(&self, extended: bool, at: Timestamp, out: &mut Vec<u8>) -> bool {
-        match (self.proxied(), self.proxied) {
-            (Some(flow), _) => flow.json(extended, at, out),
-            (None, true) => return false,
-            (None, false) => match AggregatedFlow::decode(self.family, true, self.bytes) {
-                Some((flow, _)) => flow.json(extended, at, out),
-                None => return false,
-            },
-        }
-        true
+        let written = if self.proxied {
+            self.as_proxied().map(|flow| flow.json(extended, at, out))
+        } else {
+            self.as_joined().map(|flow| flow.json(extended, at, out))
+        };
+        written.is_some()
     }
 
-    fn proxied(&self) -> Option<ProxiedFlow> {
-        let read = || ProxiedFlow::decode(self.family, true, self.bytes).map(|(flow, _)| flow);
-        self.proxied.then(read).flatten()
+    fn as_proxied(&self) -> Option<ProxiedFlow> {
+        ProxiedFlow::decode(self.family, true, self.bytes).map(|(flow, _)| flow)
+    }
+
+    fn as_joined(&self) -> Option<AggregatedFlow> {
+        AggregatedFlow::decode(self.family, true, self.bytes).map(|(flow, _)| flow)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Takes the figures of the table's task; gives what is sent. docs/api.md documents these fields.
 
-use crate::join;
+use crate::{aggregate::Amount, join};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -66,15 +66,6 @@ pub struct Account {
     pub headings: BTreeMap<String, Amount>,
 }
 
-/// Packets and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amount {
-    /// Packets.
-    pub packets: u64,
-    /// Layer-3 bytes.
-    pub octets: u64,
-}
-
 impl RecordMetrics {
     /// Of the table's figures and the number of sessions.
     pub(super) fn of(figures: &join::Figures, sessions: u64) -> RecordMetrics {
@@ -106,10 +97,10 @@ impl RecordMetrics {
 }
 
 impl Accounting {
-    pub(super) fn of(accounting: &join::Accounting) -> Accounting {
+    pub(super) fn of(accounting: join::Accounting) -> Accounting {
         Accounting {
-            cluster: Account::of(&accounting.cluster),
-            agents: accounting.agents.iter().map(|(domain, sums)| (*domain, Account::of(sums))).collect(),
+            cluster: Account::of(accounting.cluster),
+            agents: accounting.agents.into_iter().map(|(domain, sums)| (domain, Account::of(sums))).collect(),
             records_sent: accounting.sent,
             records_not_sent: accounting.not_sent,
         }
@@ -117,11 +108,7 @@ impl Accounting {
 }
 
 impl Account {
-    fn of(sums: &BTreeMap<String, crate::aggregate::Amount>) -> Account {
-        let headings: BTreeMap<String, Amount> = sums
-            .iter()
-            .map(|(heading, sum)| (heading.clone(), Amount { packets: sum.packets, octets: sum.octets }))
-            .collect();
+    fn of(headings: BTreeMap<String, Amount>) -> Account {
         let packets = |heading| headings.get(heading).map_or(0, |amount| amount.packets);
         let (seen, known) = (packets("seen"), packets("accounted").saturating_add(packets("annotated")));
         #[expect(clippy::cast_precision_loss, reason = "a few digits are shown")]

@@ -50,7 +50,7 @@ impl Ask {
                 return Err(bad("it is given twice".to_owned()));
             }
             match parameter.as_str() {
-                // As the specification's client sends them: those that are not wanted are empty.
+                // Clients send all five; those that are not wanted are empty.
                 "srcip" | "dstip" | "srcport" | "dstport" | "proto" if value.is_empty() => {}
                 "srcip" | "dstip" => {
                     let addr: IpAddr = value.parse().map_err(|_| bad(format!("\"{value}\" is no IP address")))?;

@@ -34,10 +34,7 @@ impl Token {
 
     /// Whether the value of an Authorization header bears it.
     pub(super) fn admits(&self, authorization: Option<&str>) -> bool {
-        let shown = authorization.and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        });
+        let Some(shown) = authorization.and_then(bearer) else { return false };
         let file = self.file.borrow().clone();
         let wanted = match file {
             None => self.made.clone(),
@@ -50,8 +47,13 @@ impl Token {
             },
         };
         // An empty file is no token.
-        shown.is_some_and(|shown| !wanted.is_empty() && same(shown.as_bytes(), wanted.as_bytes()))
+        !wanted.is_empty() && same(shown.as_bytes(), wanted.as_bytes())
     }
+}
+
+fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// In a time that does not tell where they differ.

@@ -152,7 +152,7 @@ fn completeness(account: &Account) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Amount, SinkNumbers};
+    use crate::{aggregate::Amount, api::SinkNumbers};
     use insta::assert_snapshot;
 
     #[test]

@@ -1,7 +1,7 @@
 //! The API and the command line that asks it.
 
 use super::ends::{Agent, PATIENCE, external, halves};
-use super::process::{Process, command};
+use super::process::{Process, command, ports};
 use flow_common::{
     ipfix::accounting::Accounting,
     net::{Address, ByteStream, Protocol, TlsClient, TlsTrust, Trust, connect_as},
@@ -312,6 +312,25 @@ async fn numbers_accounting_and_log_level_are_told_and_set() {
     let (status, level) = api.ask("PUT /loglevel", &api.bearer(), "{\"level\":\"warn\"}").await;
     assert_eq!((status, level.as_str()), (200, "{\"level\":\"warn\"}"));
     assert_eq!(api.ask("PUT /loglevel", &api.bearer(), &"x".repeat(2_000)).await.0, 400);
+    assert!(api.aggregator.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_aggregator_that_finds_the_port_taken_changes_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::start(dir.path(), "").await;
+    let files = || ["api.crt", "token"].map(|name| fs::read(api.folder.join(name)).unwrap());
+    let before = files();
+    let config = dir.path().join("another.conf");
+    let folder = api.folder.display();
+    let port = api.addr.port();
+    let settings = format!("apiServer: {{apiPort: {port}, bindAddress: 127.0.0.1, folder: \"{folder}\"}}\n");
+    fs::write(&config, ports(&settings)).unwrap();
+    let ended = command(&["run", "--config", config.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success() && said.contains("apiServer.apiPort") && said.contains("in use"), "{said}");
+    assert_eq!(files(), before);
+    assert!(api.run(&["get", "recordmetrics"]).2, "the first one still answers");
     assert!(api.aggregator.stop().success());
 }
 

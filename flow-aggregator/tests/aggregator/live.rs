@@ -187,14 +187,16 @@ async fn a_folder_of_objects_and_labels_come_and_go() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: server, namespace: shop, labels: {app: web}}\n\
                spec: {nodeName: node-b}\nstatus: {phase: Running, podIPs: [{ip: 10.0.2.7}]}\n";
     fs::write(objects.join("server.yaml"), pod).unwrap();
+    fs::write(objects.join("torn.yaml"), "kind: Pod\nmetadata: {").unwrap();
     let log = dir.path().join("flows");
     let file = dir.path().join("flow-aggregator.conf");
     let aggregator = Process::start(&file, &logger(&log));
     let mut agent = Agent::connect(aggregator.addr, 0xa, Protocol::Tcp, None).await;
     let known = format!("kubernetes: {{objects: \"{}\"}}\nrecordContents: {{podLabels: true}}\n", objects.display());
-    for (port, settings) in [(1, ""), (2, known.as_str()), (3, "")] {
+    for (port, settings, refused) in [(1, "", 0), (2, known.as_str(), 1), (3, "", 0)] {
         aggregator.configure(&format!("{}{settings}", logger(&log)));
         aggregator.until("config_reloads_total", u64::from(port) - 1);
+        aggregator.until("objects_refused", refused);
         let [mut denied, _] = super::ends::halves(port, 1);
         denied.extended.forwarding_status = flow_common::record::ForwardingStatus::Dropped;
         agent.send(&[denied]).await;
