@@ -27,6 +27,7 @@ pub use complete::{Completion, complete};
 pub use error::{Code, Error};
 use expression::Expression;
 pub use parser::is_keyword;
+pub use value::protocol_name;
 pub use view::FlowView;
 
 /// The longest filter in bytes, as written and as printed.

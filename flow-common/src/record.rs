@@ -353,6 +353,11 @@ impl Labels {
 }
 
 impl Head {
+    /// Whether its protocol has ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
+    pub fn has_ports(&self) -> bool {
+        [6, 17, 33, 132, 136].contains(&self.protocol)
+    }
+
     /// The family of the record's template: IPv4 only if both addresses are.
     #[inline]
     pub fn family(&self) -> Family {

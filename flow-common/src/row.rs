@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::filter;
 use crate::record::{Extended, FlowRecord, Head, Tail};
 use serde::{Deserialize, Serialize};
 
@@ -53,9 +54,6 @@ pub struct End {
     pub node: String,
 }
 
-/// Protocols with ports.
-const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
-
 impl Row {
     /// The record as a row.
     pub fn of(record: &FlowRecord) -> Self {
@@ -64,7 +62,7 @@ impl Row {
 
     /// What any record has, as a row.
     pub fn from_parts(head: &Head, tail: &Tail, extended: &Extended) -> Self {
-        let ported = WITH_PORTS.contains(&head.protocol);
+        let ported = head.has_ports();
         let end = |addr, port: u16, namespace: &String, pod: &String, node: &String| End {
             addr: Some(addr),
             port: ported.then_some(port),
@@ -96,16 +94,9 @@ impl Row {
     }
 }
 
-/// A protocol's name, or its number.
+/// A protocol's name as filters have it, or its number.
 pub fn protocol_name(protocol: u8) -> String {
-    match protocol {
-        1 => "icmp".to_owned(),
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        132 => "sctp".to_owned(),
-        number => number.to_string(),
-    }
+    filter::protocol_name(protocol).map_or_else(|| protocol.to_string(), str::to_owned)
 }
 
 impl End {

@@ -6,7 +6,7 @@ use super::expression::{Condition, Expression, Test, Value};
 use super::field::{self, Field, Form, Units};
 use super::lexer::is_word;
 use super::parser::is_keyword;
-use super::value::{FLAGS, PROTOCOLS, is_special_bare};
+use super::value::{FLAGS, is_special_bare, protocol_name};
 use super::{Side, number};
 
 /// Writes a whole filter.
@@ -89,12 +89,10 @@ fn value(value: &Value, field: Field, f: &mut fmt::Formatter<'_>) -> fmt::Result
         Value::Glob(text) => f.write_str(text),
         Value::Addr(addr) => write!(f, "{addr}"),
         Value::Network(network) => write!(f, "{network}"),
-        Value::Number(number) if field == Field::Protocol => {
-            match PROTOCOLS.iter().find(|(_, protocol)| u64::from(*protocol) == *number) {
-                Some((name, _)) => f.write_str(name),
-                None => write!(f, "{number}"),
-            }
-        }
+        Value::Number(number) if field == Field::Protocol => match u8::try_from(*number).ok().and_then(protocol_name) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "{number}"),
+        },
         Value::Number(number) => number::print(*number, units(field), f),
         Value::Choice(choice) => f.write_str(choice.name),
         Value::Flags(flags) => {

@@ -53,6 +53,11 @@ pub(super) const PROTOCOLS: [(&str, u8); 13] = [
     ("udplite", 136),
 ];
 
+/// A protocol's name, where it has one.
+pub fn protocol_name(number: u8) -> Option<&'static str> {
+    PROTOCOLS.iter().find(|(_, protocol)| *protocol == number).map(|(name, _)| *name)
+}
+
 /// A value as it was written.
 #[derive(Clone, Debug)]
 pub(super) struct Written<'a> {

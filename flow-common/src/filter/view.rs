@@ -6,9 +6,6 @@ use std::time::Duration;
 use super::{EndKind, Side, Subject};
 use crate::record::{AggregatedFlow, Extended, FlowRecord, FlowType, Head, Tail};
 
-/// Protocols with ports.
-const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
-
 /// ICMP and ICMPv6.
 const ICMP: [u8; 2] = [1, 58];
 
@@ -41,7 +38,7 @@ impl Subject for FlowView<'_> {
     }
 
     fn port(&self, side: Side) -> Option<u16> {
-        WITH_PORTS.contains(&self.head.protocol).then(|| of(side, self.head.src_port, self.head.dst_port))
+        self.head.has_ports().then(|| of(side, self.head.src_port, self.head.dst_port))
     }
 
     /// An end without a Pod's name is a Pod if the flow's type says so: the agent names those of its own Node alone.
