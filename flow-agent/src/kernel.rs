@@ -30,7 +30,7 @@ mod rings;
 mod roles;
 mod syscall;
 
-pub use conntrack::{ConnLayout, ConntrackHooks, HooksConfig, Rung, Rungs, Standing};
+pub use conntrack::{ConnLayout, ConntrackHooks, ConntrackModule, HooksConfig, Rung, Rungs, Standing};
 pub use pins::{Inheritance, PinError, Pins};
 
 /// What [`Kernel::load`] needs to know.

@@ -8,11 +8,13 @@
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use flow_agent::conntrack::decode::{Clocks, decode};
 use flow_agent::conntrack::{Conntrack, Event, Groups, Hooks, Kind, Tuple};
 use flow_agent::kernel::{ConntrackHooks, HooksConfig, Rung, Rungs, Standing};
+use flow_agent::sources::Tracking;
+use flow_agent::table::{Table, TableConfig};
 use flow_common::abi::CONNTRACK_END;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
@@ -156,17 +158,21 @@ fn what_finds_no_room_is_counted() {
     const FLOWS: usize = 60;
     let _turn = turn();
     let lab = Lab::new();
+    // None goes before the last has come.
+    lab::set_switch("nf_conntrack_udp_timeout", "120");
     let mut hooks = Hooks::open(HooksConfig { new_ring_bytes: 4_096, end_ring_bytes: 4_096, only: None });
     let rungs = hooks.rungs().clone();
     let mut events = Vec::new();
-    for _ in 0..FLOWS {
-        // Nobody listens: the refusal is an answer.
-        let flow = lab.client().inside(|| {
+    // Nobody listens: the refusal is an answer. None is closed before the last is open, so that each has a port of its own.
+    let sending = lab.client().inside(|| {
+        let send = |_| {
             let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a free port");
             socket.send_to(b"x", "10.0.2.2:9").expect("a way");
-        });
-        flow.join().expect("sent");
-    }
+            socket
+        };
+        (0..FLOWS).map(send).collect::<Vec<_>>()
+    });
+    let _sockets = sending.join().expect("sent");
     lab::until("the flows are tracked", || lab::tracked() >= FLOWS as u64);
     lab::run("conntrack", "-F", "");
     lab::until("the flows are forgotten", || lab::tracked() == 0);
@@ -268,6 +274,21 @@ fn fewer_capabilities_mean_other_rungs() {
     assert!(words(&rungs.new).contains("CAP_PERFMON"), "{}", words(&rungs.new));
 }
 
+/// Unloads connection tracking and what uses it; gives all of it, the last first.
+fn unload_tracking() -> Vec<String> {
+    lab::run("nft", "flush ruleset", "");
+    // Other tests' namespaces, with their rules, go some time after them.
+    lab::until("no namespace has rules", || {
+        Path::new("/sys/module/nft_ct")
+            .exists()
+            .then(|| fs::read_to_string("/sys/module/nft_ct/refcnt"))
+            .is_none_or(|count| count.is_ok_and(|count| count.trim() == "0"))
+    });
+    let mut unloaded = Vec::new();
+    unload("nf_conntrack", &mut unloaded);
+    unloaded
+}
+
 /// Unloads a module and those that use it; gives all of them, the last first.
 fn unload(module: &str, unloaded: &mut Vec<String>) {
     let holders = fs::read_dir(format!("/sys/module/{module}/holders")).into_iter().flatten().flatten();
@@ -304,16 +325,7 @@ fn a_module_that_is_loaded_again_is_followed() {
     connect();
     wait_for(&mut hooks, "the first connection", |event| event.kind == Kind::New);
 
-    lab::run("nft", "flush ruleset", "");
-    let mut unloaded = Vec::new();
-    // Other tests' namespaces, with their rules, go some time after them.
-    lab::until("no namespace has rules", || {
-        Path::new("/sys/module/nft_ct")
-            .exists()
-            .then(|| fs::read_to_string("/sys/module/nft_ct/refcnt"))
-            .is_none_or(|count| count.is_ok_and(|count| count.trim() == "0"))
-    });
-    unload("nf_conntrack", &mut unloaded);
+    let unloaded = unload_tracking();
     lab::until("the module is missed", || hooks.refresh(Instant::now()));
     assert!(words(&hooks.rungs().new).contains("not loaded"), "{}", words(&hooks.rungs().new));
 
@@ -326,6 +338,49 @@ fn a_module_that_is_loaded_again_is_followed() {
     lab::run("conntrack", "-F", "");
     let end = wait_for(&mut hooks, "its end", |event| event.kind == Kind::Destroy);
     assert_eq!(event.entry.id, end.entry.id);
+}
+
+#[test]
+fn the_agent_s_part_follows_it_too_and_turns_its_switches_on_again() {
+    let _turn = turn();
+    if !Path::new("/sys/module/nf_conntrack/initstate").exists() {
+        // Built in: there is nothing to follow.
+        return;
+    }
+    let lab = Lab::new();
+    traffic::serve_tcp(lab.server(), "0.0.0.0:8080");
+    let connect = || traffic::tcp(lab.client(), "10.0.2.2:8080", 1).join().expect("a connection");
+    // A rung that does not hold the module, and no programs at all.
+    for hooks in [Some(config(Some(Rung::Kprobe))), None] {
+        let mut tracking = Tracking::open(hooks);
+        let mut table = Table::new(TableConfig::default(), SystemTime::now().into());
+        let mut told = || {
+            let mut faults = Vec::new();
+            tracking.read(&mut table, SystemTime::now().into(), &mut faults);
+            assert_eq!(faults, Vec::<String>::new());
+            tracking.statistics().events + tracking.hook_statistics().told.iter().sum::<u64>()
+        };
+        let before = told();
+        connect();
+        lab::until("the first connection is told of", || told() > before);
+
+        let unloaded = unload_tracking();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            told();
+        }
+        assert!(!Path::new("/sys/module/nf_conntrack").exists(), "looking for the module loaded it");
+        load(&unloaded);
+        lab::rules();
+        assert_eq!(lab::switch("nf_conntrack_acct"), 0, "a new load counts nothing by itself");
+        lab::until("its switches are on", || {
+            told();
+            lab::switch("nf_conntrack_acct") == 1 && lab::switch("nf_conntrack_timestamp") == 1
+        });
+        let before = told();
+        connect();
+        lab::until("a connection after that is told of", || told() > before);
+    }
 }
 
 /// Prints events as the programs wrote them, for the decoder's own tests: `-- --ignored --nocapture captures`.

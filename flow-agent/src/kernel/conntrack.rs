@@ -7,7 +7,7 @@
 //! unloaded for as long as it is loaded, which for a pinned one is for good.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flow_common::abi::{ConntrackCounters, ConntrackEvent};
 
@@ -17,18 +17,17 @@ use super::{load, namespace};
 mod attach;
 mod calls;
 mod layout;
+mod module;
 mod object;
 mod symbols;
 
 use attach::Hook;
+pub use module::ConntrackModule;
 use object::{Maps, Programs};
 use symbols::Symbols;
 
 /// The module's name.
 const MODULE: &str = "nf_conntrack";
-
-/// How often the module is looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What [`ConntrackHooks::open`] needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -130,9 +129,8 @@ pub struct ConntrackHooks {
     attached: [Vec<Hook>; 2],
     /// What hooks missed that are not there any more.
     missed: [u64; 2],
-    /// Which load of the module they are attached to.
-    instance: Option<u64>,
-    looked: Option<Instant>,
+    /// The load of the module that they are attached to.
+    module: ConntrackModule,
     counters: ConntrackCounters,
 }
 
@@ -148,8 +146,7 @@ impl ConntrackHooks {
             layout: None,
             attached: [Vec::new(), Vec::new()],
             missed: [0; 2],
-            instance: symbols::instance(),
-            looked: None,
+            module: ConntrackModule::here(),
             counters: ConntrackCounters::default(),
         };
         hooks.prepare().and_then(|()| hooks.attach()).unwrap_or_else(|sentence| hooks.stand_on_none(&sentence));
@@ -198,15 +195,9 @@ impl ConntrackHooks {
     /// Looks for the module, once a second at most: attaches when it has come, and anew after it was loaded again, where the old
     /// hooks are silent for ever. True if that changed where the hooks stand; what happened in between only a dump tells.
     pub fn refresh(&mut self, now: Instant) -> bool {
-        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_EVERY) {
+        if !self.module.has_changed(now) || self.maps.is_none() {
             return false;
         }
-        self.looked = Some(now);
-        let instance = symbols::instance();
-        if instance == self.instance || self.maps.is_none() {
-            return false;
-        }
-        self.instance = instance;
         self.missed = self.missed_so_far();
         self.attached = [Vec::new(), Vec::new()];
         self.attach().unwrap_or_else(|sentence| self.stand_on_none(&sentence));

@@ -1,6 +1,6 @@
 //! Connection tracking from wherever this kernel lets it be had: programs on its functions where they stand, netlink for what they do
 //! not tell, and for dumps and single connections always. As dumps know connections by the kernel's numbers, the programs are listened to
-//! once they know these too.
+//! once they know these too. The module is waited for and followed where it is loaded again; it is never loaded from here.
 //!
 //! Takes a tick; feeds the table events in an order in which no connection ends before it began. Knows of no packet.
 
@@ -12,7 +12,7 @@ use flow_common::time::Timestamp;
 use super::feed::Feed;
 use crate::conntrack::{self, Conntrack, Event, Groups, HookStatistics, Hooks, switches};
 use crate::doctor::Feature;
-use crate::kernel::{HooksConfig, Rungs, Slice, Standing};
+use crate::kernel::{ConntrackModule, HooksConfig, Rungs, Slice, Standing};
 use crate::table::Table;
 
 /// Where the two kinds of event come from.
@@ -24,6 +24,7 @@ const UNNUMBERED: &str = "waits for the kernel to number its first connection, a
 
 /// Connection tracking, or why there is none.
 pub struct Tracking {
+    module: ConntrackModule,
     /// None where no program is to be loaded.
     hooks: Option<Hooks>,
     /// What the hooks tell is taken from them.
@@ -41,9 +42,9 @@ impl Tracking {
     /// Attaches what the kernel takes, if programs are wanted, listens to the rest, and turns the kernel's switches on where that is
     /// permitted.
     pub fn open(config: Option<HooksConfig>) -> Self {
-        let hooks = config.map(Hooks::open);
         let mut tracking = Self {
-            hooks,
+            module: ConntrackModule::here(),
+            hooks: config.map(Hooks::open),
             by_hooks: false,
             netlink: None,
             refused: None,
@@ -53,16 +54,22 @@ impl Tracking {
             lost: true,
         };
         tracking.listen();
-        if tracking.netlink.is_some() {
-            let switches = switches::turn_on(Path::new(switches::FOLDER));
-            for switch in [&switches.accounting, &switches.timestamps] {
-                if let switches::Switch::Off(sentence) = switch {
-                    tracing::warn!("{sentence}");
-                }
-            }
-            tracking.switches = Some(switches);
-        }
+        tracking.switch_on();
         tracking
+    }
+
+    /// A module that was loaded again has its switches off.
+    fn switch_on(&mut self) {
+        if self.netlink.is_none() {
+            return;
+        }
+        let switches = switches::turn_on(Path::new(switches::FOLDER));
+        for switch in [&switches.accounting, &switches.timestamps] {
+            if let switches::Switch::Off(sentence) = switch {
+                tracing::warn!("{sentence}");
+            }
+        }
+        self.switches = Some(switches);
     }
 
     /// Whether connections' beginnings are noted.
@@ -120,11 +127,16 @@ impl Tracking {
 
     /// The same for table and flows.
     pub(super) fn hear(&mut self, feed: &mut Feed<'_>, faults: &mut Vec<String>) {
-        let is_changed = self.hooks.as_mut().is_some_and(|hooks| hooks.refresh(Instant::now()));
+        let now = Instant::now();
+        let has_module_changed = self.module.has_changed(now);
+        let have_hooks_changed = self.hooks.as_mut().is_some_and(|hooks| hooks.refresh(now));
         self.catch_up(feed, faults);
         let is_numbered = self.hooks.as_ref().is_some_and(Hooks::is_numbered);
         let by_hooks = self.hooks.is_some() && (self.netlink.is_none() || is_numbered);
-        if is_changed || by_hooks != self.by_hooks {
+        if has_module_changed {
+            self.switch_on();
+        }
+        if has_module_changed || have_hooks_changed || by_hooks != self.by_hooks {
             self.by_hooks = by_hooks;
             self.listen();
             // What came while the one was left and the other not yet listened to.
@@ -138,6 +150,11 @@ impl Tracking {
     /// Reads everything.
     pub(super) fn dump(&mut self, feed: &mut Feed<'_>, slice: &mut Slice, faults: &mut Vec<String>) {
         let Some(netlink) = self.netlink.as_mut() else { return };
+        if !self.module.is_there() {
+            // The question would make the kernel load it.
+            self.lost = true;
+            return;
+        }
         feed.begin_dump();
         match netlink.dump(|entry| feed.dumped(entry)) {
             Ok(()) => self.lost = false,

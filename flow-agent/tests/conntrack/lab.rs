@@ -109,9 +109,14 @@ impl Drop for Lab {
     }
 }
 
-/// Tracks everything that passes the router, with counters and times, and forgets the ended soon.
-pub(crate) fn track() {
+/// Tracks everything that passes the router.
+pub(crate) fn rules() {
     run("nft", "-f -", RULES);
+}
+
+/// Tracks it with counters and times, and forgets the ended soon.
+pub(crate) fn track() {
+    rules();
     for (switch, value) in [
         ("nf_conntrack_acct", "1"),
         ("nf_conntrack_timestamp", "1"),
@@ -121,14 +126,24 @@ pub(crate) fn track() {
         ("nf_conntrack_icmp_timeout", "2"),
         ("nf_conntrack_icmpv6_timeout", "2"),
     ] {
-        fs::write(format!("{SWITCHES}/{switch}"), value).unwrap_or_else(|error| panic!("{switch}: {error}"));
+        set_switch(switch, value);
     }
+}
+
+/// Sets a switch or a number of the router's connection tracking.
+pub(crate) fn set_switch(name: &str, value: &str) {
+    fs::write(format!("{SWITCHES}/{name}"), value).unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
 /// Connections in the router's table.
 pub(crate) fn tracked() -> u64 {
-    let count = fs::read_to_string(format!("{SWITCHES}/nf_conntrack_count"));
-    count.expect("connection tracking").trim().parse().expect("a number")
+    switch("nf_conntrack_count")
+}
+
+/// The value of a switch or a number of the router's connection tracking.
+pub(crate) fn switch(name: &str) -> u64 {
+    let value = fs::read_to_string(format!("{SWITCHES}/{name}"));
+    value.expect("connection tracking").trim().parse().expect("a number")
 }
 
 impl Side {

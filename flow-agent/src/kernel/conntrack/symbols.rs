@@ -1,14 +1,10 @@
-//! What the kernel's list of symbols and its module folder tell of connection tracking: whether it is there, whether the compiler
-//! has split its functions, and where it keeps a secret of its own.
+//! What the kernel's list of symbols tells of connection tracking: whether it is there, whether the compiler has split its functions,
+//! and where it keeps a secret of its own.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 const SYMBOLS: &str = "/proc/kallsyms";
-/// Of the module, or of the part of the kernel with its parameters.
-const MODULE: &str = "/sys/module/nf_conntrack";
 
 /// Names that everyone may read; addresses only with CAP_SYSLOG.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,18 +58,6 @@ fn is_seed(name: &[u8]) -> bool {
         Some(rest) => rest.is_empty() || rest.starts_with(b"."),
         None => name.strip_suffix(SEED).is_some_and(|before| before.ends_with(b".")),
     }
-}
-
-/// Which load of connection tracking is there: a number that no later load has. None while there is none, or it is not
-/// ready yet.
-pub(super) fn instance() -> Option<u64> {
-    let folder = Path::new(MODULE);
-    let state = fs::read_to_string(folder.join("initstate"));
-    // What is built in has no such file.
-    if state.is_ok_and(|state| state.trim() != "live") {
-        return None;
-    }
-    fs::metadata(folder).ok().map(|folder| folder.ino())
 }
 
 #[cfg(test)]
