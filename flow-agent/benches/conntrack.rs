@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use flow_agent::conntrack::Zones;
 use flow_agent::kernel::HooksConfig;
 use flow_agent::sources::Tracking;
 use flow_agent::table::{Table, TableConfig};
@@ -88,7 +89,7 @@ impl Listening {
         let flag = std::sync::Arc::clone(&goes_on);
         let thread = thread::spawn(move || {
             let hooks = HooksConfig { new_ring_bytes: RING_BYTES, end_ring_bytes: RING_BYTES * 4, only: None };
-            let mut tracking = Tracking::open(Some(hooks));
+            let mut tracking = Tracking::open(Some(hooks), Zones::default());
             let mut table = Table::new(TableConfig::default(), SystemTime::now().into());
             let mut faults = Vec::new();
             tracking.read(&mut table, SystemTime::now().into(), &mut faults);

@@ -35,6 +35,9 @@ settings! {
         /// Where the packets are counted: `ebpf` by programs at the interfaces, `conntrack` by the kernel's connection tracking alone
         /// (loads no program), `auto` by the programs and, where the kernel refuses them, by connection tracking.
         "source" => source: Source = Source::Auto,
+        /// The only zones of connection tracking that are read, as the network plugin sets them (Antrea: 65520 for IPv4, 65521 for
+        /// IPv6); empty: all. A connection in another one is as if it were not tracked.
+        "conntrack.zones" => zones: Vec<u16> = Vec::new(),
         /// The name of this Node, as Kubernetes has it. Empty: the environment variable `NODE_NAME`, else the host name.
         "nodeName" => node_name: String = String::new(),
         /// Interfaces that are Pods' own ends: globs, `!glob` excludes. Of veths only those are attached whose other

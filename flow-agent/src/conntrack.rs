@@ -24,9 +24,11 @@ mod siphash;
 pub mod switches;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 pub use hooks::{HookStatistics, Hooks};
 pub use request::Scope;
+pub use zones::Zones;
 
 use message::{Message, Messages};
 
@@ -235,13 +237,30 @@ impl Conntrack {
         })
     }
 
-    /// Every connection of both address families, as it is now, one after the other: a table of hundreds of thousands
-    /// never is in memory twice.
-    pub fn dump(&mut self, mut each: impl FnMut(&Entry)) -> Result<(), Error> {
+    /// Every connection of these zones and of both address families, as it is now, one after the other: a table of hundreds of
+    /// thousands never is in memory twice.
+    pub fn dump(&mut self, zones: &Zones, mut each: impl FnMut(&Entry)) -> Result<(), Error> {
+        for zone in zones.asked() {
+            let mut chooses = true;
+            self.dump_zone(zone, |entry| {
+                chooses &= zone.is_none_or(|zone| zone == entry.zone);
+                if zones.has(entry.zone) {
+                    each(entry);
+                }
+            })?;
+            if !chooses {
+                // Kernels below 6.8 take no notice of the zone: that was everything.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn dump_zone(&mut self, zone: Option<u16>, mut each: impl FnMut(&Entry)) -> Result<(), Error> {
         let request = "a dump";
         let sequence = self.next_sequence();
         self.request.clear();
-        request::dump(sequence, &mut self.request);
+        request::dump(zone, sequence, &mut self.request);
         self.send().map_err(|error| refused(request, error))?;
         loop {
             let length = self.receive().map_err(|error| refused(request, error))?;

@@ -98,7 +98,8 @@ fn start(config: &Config, node: &str, channels: Channels) -> Result<Flows> {
     let kept = Kept::open(config);
     // Where an agent before has left its maps, the counting is as old as they are.
     let born = kept.born().unwrap_or(now);
-    let mut tracking = Tracking::open((config.source != Source::Conntrack).then(|| hooks(config)));
+    let hooks = (config.source != Source::Conntrack).then(|| hooks(config));
+    let mut tracking = Tracking::open(hooks, config.zones.clone().into());
     let mut table = Table::new(
         TableConfig {
             node: node.to_owned(),

@@ -21,7 +21,7 @@ pub use tracked::LeftOut;
 pub use tracking::Tracking;
 
 use crate::config::{Config, Pin, Source};
-use crate::conntrack::{Entry, Scope};
+use crate::conntrack::{Entry, Scope, Zones};
 use crate::doctor::{Feature, Fill};
 use crate::enrich::Enricher;
 use crate::kernel::drops::{Drops, DropsConfig, FlowDrops};
@@ -279,6 +279,11 @@ impl Sources {
     /// The objects' folder, for facts.
     pub fn objects(&self) -> &Objects {
         &self.objects
+    }
+
+    /// The zones of connection tracking that are read.
+    pub fn zones(&self) -> &Zones {
+        self.tracking.zones()
     }
 
     /// What failed since the last time this was asked, each fault once. To be asked every second.

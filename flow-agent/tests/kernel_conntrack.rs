@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use flow_agent::conntrack::decode::{Clocks, decode};
-use flow_agent::conntrack::{Conntrack, Event, Groups, Hooks, Kind, Tuple};
+use flow_agent::conntrack::{Conntrack, Event, Groups, Hooks, Kind, Tuple, Zones};
 use flow_agent::kernel::{ConntrackHooks, HooksConfig, Rung, Rungs, Standing};
 use flow_agent::sources::Tracking;
 use flow_agent::table::{Table, TableConfig};
@@ -90,7 +90,10 @@ fn number_one(lab: &Lab) {
     traffic::serve_tcp(lab.server(), "0.0.0.0:8000");
     traffic::tcp(lab.client(), "10.0.2.2:8000", 1).join().expect("a connection");
     let mut numbers = Vec::new();
-    Conntrack::open(Groups::NEW_AND_END).expect("netlink").dump(|entry| numbers.push(entry.id)).expect("a dump");
+    Conntrack::open(Groups::NEW_AND_END)
+        .expect("netlink")
+        .dump(&Zones::default(), |entry| numbers.push(entry.id))
+        .expect("a dump");
     assert!(!numbers.is_empty());
     lab::run("conntrack", "-F", "");
 }
@@ -352,7 +355,7 @@ fn the_agent_s_part_follows_it_too_and_turns_its_switches_on_again() {
     let connect = || traffic::tcp(lab.client(), "10.0.2.2:8080", 1).join().expect("a connection");
     // A rung that does not hold the module, and no programs at all.
     for hooks in [Some(config(Some(Rung::Kprobe))), None] {
-        let mut tracking = Tracking::open(hooks);
+        let mut tracking = Tracking::open(hooks, Zones::default());
         let mut table = Table::new(TableConfig::default(), SystemTime::now().into());
         let mut told = || {
             let mut faults = Vec::new();

@@ -21,9 +21,13 @@ pub struct Scope {
     pub zone: u16,
 }
 
-/// A dump of both address families.
-pub(super) fn dump(sequence: u32, out: &mut Vec<u8>) {
-    message(REQUEST | DUMP, 0, sequence, out, |_| {});
+/// A dump of both address families, of one zone or of all.
+pub(super) fn dump(zone: Option<u16>, sequence: u32, out: &mut Vec<u8>) {
+    message(REQUEST | DUMP, 0, sequence, out, |out| {
+        if let Some(zone) = zone {
+            in_zone(zone, out);
+        }
+    });
 }
 
 /// The connection that has this tuple.
@@ -32,9 +36,14 @@ pub(super) fn get(scope: &Scope, sequence: u32, out: &mut Vec<u8>) {
     message(REQUEST, family as u8, sequence, out, |out| {
         tuple(&scope.tuple, out);
         if scope.zone != 0 {
-            attribute(18, out, |out| out.extend(scope.zone.to_be_bytes()));
+            in_zone(scope.zone, out);
         }
     });
+}
+
+/// CTA_ZONE.
+fn in_zone(zone: u16, out: &mut Vec<u8>) {
+    attribute(18, out, |out| out.extend(zone.to_be_bytes()));
 }
 
 fn tuple(tuple: &Tuple, out: &mut Vec<u8>) {

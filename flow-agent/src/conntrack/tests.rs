@@ -103,6 +103,12 @@ fn namespace() {
     entered.expect("these tests make network namespaces: run them as root, `sudo -E cargo test -p flow-agent`");
     run("ip", &["link", "set", "lo", "up"], "");
     let rules = "
+        table inet zones {
+            chain output {
+                type filter hook output priority -300
+                udp dport 5555 ct zone set 7
+            }
+        }
         table inet tracked {
             chain output {
                 type filter hook output priority 0
@@ -157,7 +163,7 @@ fn events_dump_and_reads_agree_with_the_traffic() {
     assert_eq!(tcp.reply, tuple("127.0.0.1", "127.0.0.1", [8080, port], 6));
 
     let mut dumped = Vec::new();
-    conntrack.dump(|entry| dumped.push(*entry)).unwrap();
+    conntrack.dump(&Zones::default(), |entry| dumped.push(*entry)).unwrap();
     assert_eq!(dumped.len(), known.len());
     let of = |id: u32| *dumped.iter().find(|entry| entry.id == id).unwrap();
     assert_eq!(of(udp.id).counters.unwrap()[0], abi_count(3, 3 * 51));
@@ -190,6 +196,28 @@ fn events_dump_and_reads_agree_with_the_traffic() {
 }
 
 #[test]
+fn a_dump_has_the_zones_that_are_asked_for() {
+    namespace();
+    let mut conntrack = Conntrack::open(Groups::NEW_AND_END).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for port in [5555, 5556, 5557] {
+        client.send_to(b"abc", ("127.0.0.1", port)).unwrap();
+    }
+    let mut zones = |zones: &[u16]| {
+        let mut found = Vec::new();
+        conntrack.dump(&Zones::from(zones.to_vec()), |entry| found.push(entry.zone)).unwrap();
+        found.sort_unstable();
+        found
+    };
+    // What is tracked anew where a packet comes in is tracked there once more, in no zone.
+    let all = zones(&[]);
+    assert!(all.contains(&0) && all.contains(&7), "{all:?}");
+    assert_eq!(zones(&[7]), [7]);
+    assert_eq!(zones(&[7, 0]), all);
+    assert!(zones(&[8]).is_empty());
+}
+
+#[test]
 fn events_that_found_no_room_are_reported_and_the_dump_has_all() {
     namespace();
     let mut conntrack = Conntrack::open(Groups::NEW_AND_END).unwrap();
@@ -203,7 +231,7 @@ fn events_that_found_no_room_are_reported_and_the_dump_has_all() {
     assert!(conntrack.poll(&mut events).unwrap());
     assert!(events.len() < 200 && conntrack.statistics().overruns > 0);
     let mut dumped = 0;
-    conntrack.dump(|_| dumped += 1).unwrap();
+    conntrack.dump(&Zones::default(), |_| dumped += 1).unwrap();
     assert_eq!(dumped, 200);
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use flow_common::time::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::conntrack::{Conntrack, Entry, Groups};
+use crate::conntrack::{Conntrack, Entry, Groups, Zones};
 use crate::doctor::Verification;
 use crate::enrich::Enricher;
 use crate::sources::Sources;
@@ -94,7 +94,7 @@ impl Checks {
             }
         }
         if self.running.is_none() && !self.waiting.is_empty() {
-            self.running = Some(Running::new(std::mem::take(&mut self.waiting)));
+            self.running = Some(Running::new(std::mem::take(&mut self.waiting), sources.zones().clone()));
         }
         let Some(running) = &mut self.running else { return };
         running.work(&self.ended, sources, table, enricher, now);
@@ -107,9 +107,9 @@ impl Checks {
 }
 
 impl Running {
-    fn new(askers: Vec<Asker>) -> Self {
+    fn new(askers: Vec<Asker>, zones: Zones) -> Self {
         let (sender, parts) = mpsc::channel(PARTS);
-        tokio::task::spawn_blocking(move || dump(&sender));
+        tokio::task::spawn_blocking(move || dump(&zones, &sender));
         Self {
             askers,
             check: Check::default(),
@@ -168,10 +168,10 @@ impl Running {
 }
 
 /// Everything that connection tracking has, in parts; ends early if nobody takes them.
-fn dump(parts: &mpsc::Sender<Result<Vec<Entry>, String>>) {
+fn dump(zones: &Zones, parts: &mpsc::Sender<Result<Vec<Entry>, String>>) {
     let mut part = Vec::with_capacity(PART);
     let dumped = Conntrack::open(Groups { new: false, update: false, end: false }).and_then(|mut conntrack| {
-        conntrack.dump(|entry| {
+        conntrack.dump(zones, |entry| {
             part.push(*entry);
             if part.len() >= PART {
                 // A closed channel swallows the rest of the dump, which has an end.

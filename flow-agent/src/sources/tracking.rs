@@ -10,7 +10,7 @@ use std::time::Instant;
 use flow_common::time::Timestamp;
 
 use super::feed::Feed;
-use crate::conntrack::{self, Conntrack, Event, Groups, HookStatistics, Hooks, switches};
+use crate::conntrack::{self, Conntrack, Event, Groups, HookStatistics, Hooks, Zones, switches};
 use crate::doctor::Feature;
 use crate::kernel::{ConntrackModule, HooksConfig, Rungs, Slice, Standing};
 use crate::table::Table;
@@ -24,6 +24,7 @@ const UNNUMBERED: &str = "waits for the kernel to number its first connection, a
 
 /// Connection tracking, or why there is none.
 pub struct Tracking {
+    zones: Zones,
     module: ConntrackModule,
     /// None where no program is to be loaded.
     hooks: Option<Hooks>,
@@ -41,8 +42,9 @@ pub struct Tracking {
 impl Tracking {
     /// Attaches what the kernel takes, if programs are wanted, listens to the rest, and turns the kernel's switches on where that is
     /// permitted.
-    pub fn open(config: Option<HooksConfig>) -> Self {
+    pub fn open(config: Option<HooksConfig>, zones: Zones) -> Self {
         let mut tracking = Self {
+            zones,
             module: ConntrackModule::here(),
             hooks: config.map(Hooks::open),
             by_hooks: false,
@@ -70,6 +72,11 @@ impl Tracking {
             }
         }
         self.switches = Some(switches);
+    }
+
+    /// The zones that are read.
+    pub(super) fn zones(&self) -> &Zones {
+        &self.zones
     }
 
     /// Whether connections' beginnings are noted.
@@ -156,7 +163,7 @@ impl Tracking {
             return;
         }
         feed.begin_dump();
-        match netlink.dump(|entry| feed.dumped(entry)) {
+        match netlink.dump(&self.zones, |entry| feed.dumped(entry)) {
             Ok(()) => self.lost = false,
             Err(error) => {
                 self.lost = true;
@@ -172,6 +179,9 @@ impl Tracking {
 
     fn catch_up(&mut self, feed: &mut Feed<'_>, faults: &mut Vec<String>) {
         self.poll(faults);
+        for events in [&mut self.events, &mut self.later] {
+            events.retain(|event| self.zones.has(event.entry.zone));
+        }
         feed.events(&self.events);
         feed.events(&self.later);
     }

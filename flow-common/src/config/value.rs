@@ -172,6 +172,23 @@ impl Setting for Vec<String> {
     }
 }
 
+impl Setting for Vec<u16> {
+    const FORM: &'static str = "a list of numbers from 0 to 65535";
+
+    fn read(node: &Node) -> Result<Self, Unfit> {
+        match &node.value {
+            Value::Sequence(items) => items.iter().map(u16::read).collect(),
+            Value::Null => Ok(Self::new()),
+            _ => Err(Unfit::wanted(Self::FORM, node)),
+        }
+    }
+
+    fn print(&self) -> String {
+        let items: Vec<String> = self.iter().map(u16::to_string).collect();
+        format!("[{}]", items.join(", "))
+    }
+}
+
 impl Setting for BTreeMap<String, bool> {
     const FORM: &'static str = "names with true or false each";
 
