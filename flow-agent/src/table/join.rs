@@ -200,15 +200,15 @@ impl Table {
         }
     }
 
-    /// Notes that a flow is a tracked connection. One without translation has nothing more to tell.
+    /// Notes that a flow is a tracked connection. One without translation has nothing more to tell but its end, if it has ended.
     pub(super) fn tie(&mut self, number: u32, tracked: u32) {
         self.revision = self.revision.wrapping_add(1);
-        let Tracked { start, id, zone, is_old, has_counters, is_continued, .. } = self.tracker[tracked];
+        let Tracked { start, id, zone, is_old, has_counters, is_continued, has_departed, .. } = self.tracker[tracked];
         let connection = &mut self.connections[number];
         connection.set(TRACKED | IN_DUMP, true);
         (connection.ct_id, connection.zone, connection.revision) = (id, zone, self.revision);
         self.tracked_flows += 1;
-        if self.tracker[tracked].is_translated() {
+        if has_departed || self.tracker[tracked].is_translated() {
             self.connections[number].tracked = tracked;
             self.tracker[tracked].connection = number;
         } else {
@@ -272,11 +272,11 @@ impl Table {
             && (self.tracker[number].id, self.tracker[number].zone) == (tracked.id, tracked.zone)
         {
             match self.tracker[number].connection {
-                NONE if tracked.is_translated() => {
+                NONE => {
                     let until_ns = now.nanos().saturating_add(STRAYS_NS);
+                    self.tracker[number].has_departed = true;
                     self.departed.push_back(Departed { number, id: tracked.id, stop_ns: at, until_ns });
                 }
-                NONE => self.tracker.remove(number),
                 connection => self.end_tracked(connection, at),
             }
         } else if let Some(number) = self.untranslated(&tracked) {

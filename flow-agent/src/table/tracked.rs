@@ -29,6 +29,8 @@ pub(super) struct Tracked {
     pub(super) is_continued: bool,
     /// It was over when a dump told of it.
     pub(super) is_over: bool,
+    /// The kernel has forgotten it, and it waits for its flow.
+    pub(super) has_departed: bool,
     /// The dump that is running has it.
     pub(super) in_dump: bool,
     /// Whether it can be found by its keys; not once the kernel has forgotten it.
@@ -39,7 +41,7 @@ pub(super) struct Tracked {
 }
 
 /// A tracked connection that was over before a packet of it was told of, as one that is refused: connection tracking
-/// forgets it at the RST, and says so earlier than its two map entries are read. It is kept for them.
+/// forgets it at the RST, and says so earlier than its map entries are read. It is kept for them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Departed {
     pub(super) number: u32,
@@ -64,6 +66,7 @@ impl Tracked {
             has_counters: false,
             is_continued: false,
             is_over: false,
+            has_departed: false,
             in_dump: true,
             indexed: true,
             live: true,

@@ -372,6 +372,21 @@ fn an_end_is_compared_when_both_sides_have_ended_whichever_is_first() {
 }
 
 #[test]
+fn a_connection_that_is_forgotten_before_its_packets_are_read_is_compared() {
+    let mut world = World::new();
+    let of = tuple(40_000, "10.0.2.2", 80, TCP);
+    world.track(entry(of, [1, 60, 1, 40]));
+    world.untrack(&of);
+    world.count(of, [1, 60, 1, 40], abi::STATE_CLOSED);
+    for _ in 0..20 {
+        world.sweep();
+        world.pass(3);
+    }
+    assert!(world.map.is_empty(), "the flow has gone");
+    assert_eq!(found(world.ended.findings()), [(Outcome::Equal, None, 1)]);
+}
+
+#[test]
 fn an_end_whose_flow_nobody_knows_is_judged_after_a_while() {
     let mut world = World::new();
     let of = tuple(40_000, "10.0.2.2", 53, UDP);
