@@ -1,8 +1,9 @@
 //! `cargo xtask bench NAME`: the benchmarks of the crates, built as they ship. Figures are ratios within one run: the machine may be noisy.
 
 use crate::setup::{self, Need};
+use crate::vm_test::{self, Wanted};
 use crate::{build_ebpf, shell};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 /// What `bench` takes.
 #[derive(clap::Args)]
@@ -10,6 +11,10 @@ pub(crate) struct Options {
     /// What to measure.
     #[arg(value_enum)]
     what: What,
+    /// Of `conntrack`: on a Debian kernel of this series such as 6.12, or on the `newest`, in a virtual machine whose clock counts
+    /// instructions.
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<Wanted>,
     /// Passed on to the benchmark.
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -50,6 +55,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (package, bench) = options.what.target();
     if package == "flow-agent" {
         build_ebpf::run(&build_ebpf::Options {})?;
+    }
+    if let Some(kernel) = options.kernel {
+        ensure!(matches!(options.what, What::Conntrack), "only `bench conntrack` runs on other kernels");
+        return vm_test::bench::run(bench, kernel);
     }
     if matches!(options.what, What::Clickhouse) {
         setup::ensure(&[Need::Build, Need::ClickHouse])?;

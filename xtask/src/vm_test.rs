@@ -7,12 +7,16 @@ use crate::shell;
 use crate::test::binaries::Count;
 use anyhow::{Context, Result, bail};
 use console::{Console, Group};
-use kernels::{Kernel, MATRIX, Wanted};
+pub(crate) use kernels::Wanted;
+use kernels::{Kernel, MATRIX};
+use machine::Clock;
 use programs::{Program, Run};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 mod apt;
 mod archive;
+pub(crate) mod bench;
 mod console;
 mod docs;
 mod image;
@@ -23,6 +27,9 @@ mod programs;
 
 /// From the boot to the first run, and from the last to the end, of the slowest.
 const OVERHEAD: Duration = Duration::from_secs(180);
+
+/// Machines that run at one time.
+const MACHINES: usize = 2;
 
 /// How often a kernel is booted that the emulation halts: it stumbles over the code that a kernel patches while two processors run.
 const ATTEMPTS: u32 = 4;
@@ -89,9 +96,10 @@ fn matrix(options: &Options) -> Result<Count> {
     let kernels = kernels::find(wanted, options.update)?;
     build_ebpf::run(&build_ebpf::Options {})?;
     let (programs, runs) = programs::build(&options.only, &options.arguments)?;
-    let verbose = kernels.len() == 1 && runs.len() == 1;
-    let tested = kernels.iter().map(|kernel| test(kernel, &programs, &runs, verbose));
-    let mut tested = tested.collect::<Result<Vec<_>>>()?;
+    let mut tested = side_by_side(&kernels, |kernel| {
+        let runs: Vec<Run> = runs.iter().filter(|run| run.is_on(&kernel.series())).cloned().collect();
+        test(kernel, &programs, &runs, kernels.len() == 1 && runs.len() == 1)
+    })?;
     if options.write_docs && options.kernels.is_empty() {
         tested.push(native::test(&programs, &runs)?);
     }
@@ -117,6 +125,25 @@ fn differences(rows: &[docs::Row]) -> Result<u32> {
     Ok(u32::try_from(differences.len())?)
 }
 
+/// Does something for each kernel, for a few at one time: much of what the tests do is waiting. The results are in the kernels' order.
+fn side_by_side(kernels: &[Kernel], test: impl Fn(&Kernel) -> Result<Tested> + Sync) -> Result<Vec<Tested>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(kernel) = kernels.get(number) else { break done };
+            done.push((number, test(kernel)));
+        }
+    };
+    let mut done = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..MACHINES.min(kernels.len())).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a panic is a fault of ours")).collect::<Vec<_>>()
+    });
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, tested)| tested).collect()
+}
+
 fn test(kernel: &Kernel, programs: &[Program], runs: &[Run], verbose: bool) -> Result<Tested> {
     let folder = shell::root().join("target/machines").join(kernel.series());
     std::fs::create_dir_all(&folder)?;
@@ -128,7 +155,7 @@ fn test(kernel: &Kernel, programs: &[Program], runs: &[Run], verbose: bool) -> R
     let mut attempts = 0;
     let (console, end) = loop {
         let mut console = Console::default();
-        let end = machine::boot(kernel, &folder, limit, &mut |text| {
+        let end = machine::boot(kernel, &folder, Clock::Real, limit, &mut |text| {
             if verbose {
                 println!("{text}");
             }
@@ -152,12 +179,12 @@ fn test(kernel: &Kernel, programs: &[Program], runs: &[Run], verbose: bool) -> R
 
 /// A line a test program; all that it said if it failed and has not been shown.
 fn tell(kernel: &str, group: &Group, shown: bool) {
-    if !group.passed() && !shown {
-        group.lines.iter().for_each(|line| println!("    {line}"));
-    }
+    // At once, as other machines speak as well.
+    let lines = group.lines.iter().filter(|_| !group.passed() && !shown);
+    let lines: String = lines.map(|line| format!("    {line}\n")).collect();
     let Group { name, count: Count { passed, failed }, took, .. } = group;
     let broken = group.broken().map(|why| format!(", {why}")).unwrap_or_default();
-    println!("{kernel:16} {name:18} {passed:>3} passed, {failed} failed, {:>3} s{broken}", took.as_secs());
+    println!("{lines}{kernel:16} {name:18} {passed:>3} passed, {failed} failed, {:>3} s{broken}", took.as_secs());
 }
 
 /// A line a kernel, and its features; gives the sum.

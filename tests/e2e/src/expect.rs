@@ -11,9 +11,17 @@ use crate::lab::Truth;
 use crate::topology::{Family, Host, Node, Protocol, SERVICE, SERVICE_PORTS};
 use crate::truth::Count;
 
-/// What nft counted of both directions: what the client sent, and what the server sent back.
+/// What nft counted of both directions: what the client sent, and what the server sent back. The latter is counted where it is sent: the
+/// reset by which a closed end answers a segment that came twice is nothing that conntrack leads back to the client.
 pub fn counted(done: &Done, truth: &Truth) -> Result<[Count; 2]> {
-    truth.both_ways(&done.host, done.report.direction())
+    let direction = done.report.direction();
+    let [sent, received] = truth.both_ways(&done.host, direction)?;
+    match truth.connection(Node::A, direction) {
+        Ok(connection) if direction.protocol == Protocol::Tcp => {
+            Ok([sent, truth.both_ways(&done.case.way.server(), connection.reply)?[0]])
+        }
+        _ => Ok([sent, received]),
+    }
 }
 
 /// The flow's records are one flow, say who spoke with whom, and count what nft counted.

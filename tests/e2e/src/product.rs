@@ -56,6 +56,15 @@ impl Settings {
     }
 }
 
+/// What the agents are deployed with: kernels below 5.11 count maps against a limit that CAP_SYS_RESOURCE raises.
+pub fn default_capabilities() -> Result<&'static [&'static str]> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let numbers: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).collect();
+    let is_old = numbers.get(..2).is_some_and(|series| series < [5, 11].as_slice());
+    let all = &["bpf", "perfmon", "net_admin", "syslog", "sys_resource"];
+    Ok(if is_old { all } else { &all[..4] })
+}
+
 /// How the agents send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {

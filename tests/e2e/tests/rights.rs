@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use lab::Lab;
 use lab::cases::{self, Case, Item};
 use lab::expect;
-use lab::product::{Product, Settings, agent};
+use lab::product::{Product, Settings, agent, default_capabilities};
 use lab::topology::{Host, Node};
 use lab::wait::eventually;
 
@@ -40,7 +40,7 @@ fn stands_on(product: &Product<'_>, feature: &str, rung: &str) -> Result<()> {
 
 #[test]
 fn the_default_set_is_enough_for_everything() -> Result<()> {
-    observed_with(&["bpf", "perfmon", "net_admin", "syslog"], |product| {
+    observed_with(default_capabilities()?, |product| {
         eventually(EXPORTED, || product.adds_up())?;
         let interfaces = product.facts(Node::A)?.interfaces;
         let rung = interfaces.iter().find_map(|it| it.attached.clone()).unwrap_or_default();

@@ -1,15 +1,18 @@
-//! `flow-agent verify` on all kinds of traffic and on 10,000 short connections, half of them through a Service: what the kernel programs
-//! counted of each is what connection tracking counted, or there is a reason.
+//! `flow-agent verify` on all kinds of traffic and on 10,000 short connections, half of them through a Service, with the capabilities that
+//! the agents are deployed with: what the kernel programs counted of each is what connection tracking counted, or there is a reason, and
+//! the exported records say so.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::Lab;
-use lab::cases::{self, Case, Item};
-use lab::product::{Product, Settings};
-use lab::topology::{DNS, FAMILIES, Family, Host, Node, Pod, ServicePort, TALK, cluster_ip};
+use lab::cases::{self, Case, Done, Item};
+use lab::product::{Product, Settings, default_capabilities};
+use lab::topology::{DNS, FAMILIES, Family, Host, Node, Pod, Protocol, ServicePort, TALK, cluster_ip};
 use lab::traffic::Kind;
+use lab::truth::{self, Count};
 use lab::wait::eventually;
 use serde_json::Value;
 
@@ -20,10 +23,13 @@ const SETTLED: Duration = Duration::from_secs(60);
 const FLOWS: u32 = 1_250;
 const ALL: u64 = 10_000;
 
+/// Of the floods' clients; beyond the ports that the lab gives to others.
+const FIRST_PORT: u16 = 40_000;
+
 fn flood(lab: &Lab) -> Result<()> {
     let client = Host::Pod(Pod::client(Node::A));
     for family in FAMILIES {
-        for (port, first) in [(DNS, 30_000), (TALK, 40_000)] {
+        for (port, first) in [(DNS, FIRST_PORT), (TALK, FIRST_PORT + 10_000)] {
             let server = SocketAddr::new(Pod::server(Node::B).addr(family), port.target);
             let service = SocketAddr::new(cluster_ip(family), port.port);
             for (to, first) in [(server, first), (service, first + 5_000)] {
@@ -61,6 +67,32 @@ fn sum(report: &Value, of: &str, outcome: &str, reason: Option<&str>) -> u64 {
     wanted.filter_map(|count| count["connections"].as_u64()).sum()
 }
 
+/// What connection tracking counted of the floods' connections, by protocol and client.
+fn tracked(lab: &Lab) -> Result<HashMap<(u8, SocketAddr), [Count; 2]>> {
+    let mut tracked = HashMap::new();
+    for connection in truth::connections(&*lab.node(Node::A)?)? {
+        let (from, protocol) = (connection.original.src, connection.original.protocol);
+        let is_ours = FAMILIES.map(|family| Pod::client(Node::A).addr(family)).contains(&from.ip());
+        if is_ours && from.port() >= FIRST_PORT && matches!(protocol, Protocol::Tcp | Protocol::Udp) {
+            let counts = [connection.sent, connection.answered];
+            tracked.insert((protocol.number(Family::of(from.ip())), from), counts);
+        }
+    }
+    Ok(tracked)
+}
+
+/// The last record of each of these connections has exactly that.
+fn are_exported(product: &Product<'_>, tracked: &HashMap<(u8, SocketAddr), [Count; 2]>) -> Result<()> {
+    let mut exported: HashMap<(u8, SocketAddr), [Count; 2]> = HashMap::new();
+    for record in product.joined().records()? {
+        exported.insert((record.protocol_identifier, record.client()), record.totals());
+    }
+    let wrong = tracked.iter().filter(|(flow, counts)| exported.get(*flow) != Some(*counts));
+    let wrong: Vec<_> = wrong.map(|(flow, counts)| (flow, counts, exported.get(flow))).collect();
+    ensure!(wrong.is_empty(), "{} records are not conntrack's: {:?}", wrong.len(), wrong.first());
+    Ok(())
+}
+
 /// Ends a client's connections in a Node's connection tracking, as their time-outs would.
 fn forget(lab: &Lab, node: Node, client: &Pod) -> Result<()> {
     for (family, name) in [(Family::V4, "ipv4"), (Family::V6, "ipv6")] {
@@ -73,9 +105,19 @@ fn forget(lab: &Lab, node: Node, client: &Pod) -> Result<()> {
 #[test]
 fn ten_thousand_connections_end_with_nothing_unexplained() -> Result<()> {
     let lab = Lab::new()?;
-    let product = Product::start(&lab, Settings::default())?;
+    let capabilities = Some(default_capabilities()?);
+    let product = Product::start(&lab, Settings { capabilities, ..Settings::default() })?;
     let items = Item::ALL.into_iter().filter(|item| item.skipped_because().is_none());
-    cases::run(&lab, items.flat_map(Case::of))?;
+    let done = cases::run(&lab, items.flat_map(Case::of))?;
+    // Connection tracking forgets what is refused at once, before its packets are read.
+    let by_pods = |done: &&Done| done.case.item == Item::Refused && done.host != Host::External;
+    let refused = done.iter().filter(by_pods).count() as u64;
+    eventually(SETTLED, || {
+        let equal = sum(&verified(&product, Node::A)?, "ended", "equal", None);
+        ensure!(refused > 0 && equal >= refused, "{equal} of {refused} refused connections are equal");
+        Ok(())
+    })
+    .map_err(|error| product.with_logs(error))?;
     flood(&lab)?;
 
     // The kernel still has them all; most flows have gone.
@@ -89,6 +131,10 @@ fn ten_thousand_connections_end_with_nothing_unexplained() -> Result<()> {
     ensure!(sum(&live, "live", "differs", Some("fragments")) > 0, "{:#}", live["live"]["sums"]);
     let dropped = ["live", "ended"].map(|of| sum(&live, of, "only_ebpf", Some("dropped")));
     ensure!(dropped.iter().sum::<u64>() > 0, "{:#} {:#}", live["live"]["sums"], live["ended"]["sums"]);
+
+    let tracked = tracked(&lab)?;
+    ensure!(tracked.len() == ALL as usize, "connection tracking has {} of {ALL}", tracked.len());
+    eventually(SETTLED, || are_exported(&product, &tracked)).map_err(|error| product.with_logs(error))?;
 
     // Everything to node-b's server went there; of what the Service was asked, half.
     for (node, least) in [(Node::A, ALL), (Node::B, ALL * 3 / 4)] {

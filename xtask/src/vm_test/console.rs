@@ -35,6 +35,11 @@ impl Group {
         }
     }
 
+    /// Whether it, being no test program, ended with success.
+    pub(super) fn exited_well(&self) -> bool {
+        self.status == Some(0)
+    }
+
     /// Whether every test of it passed.
     pub(super) fn passed(&self) -> bool {
         self.broken().is_none() && self.count.failed == 0

@@ -14,7 +14,7 @@ use std::process::Command;
 const INIT: &str = include_str!("init.sh");
 
 /// Programs of this machine that the tests use. A shell of its own, because busybox's prefers its own ip, ping and unshare to those.
-const TOOLS: [&str; 9] = ["sh", "ip", "tc", "nft", "conntrack", "ping", "unshare", "nsenter", "kmod"];
+const TOOLS: [&str; 10] = ["sh", "ip", "tc", "nft", "conntrack", "ping", "unshare", "nsenter", "setpriv", "kmod"];
 /// Names under which kmod does the work of each.
 const KMOD: [&str; 4] = ["modprobe", "insmod", "rmmod", "lsmod"];
 /// What names protocols and ports for nft and conntrack.
@@ -157,7 +157,7 @@ fn modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
         wanted.push(module);
     }
     ensure!(!files.is_empty(), "{kernel} has none of the modules that the tests need");
-    let tree = std::env::temp_dir().join(format!("flow-modules-{}", std::process::id()));
+    let tree = std::env::temp_dir().join(format!("flow-modules-{}-{}", kernel.release, std::process::id()));
     let result = unpack(&tree, kernel, &files).and_then(|()| copy_tree(archive, &tree, kernel));
     let removed = std::fs::remove_dir_all(&tree);
     result?;

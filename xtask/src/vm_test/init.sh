@@ -33,7 +33,7 @@ while read -r limit name arguments; do
             sleep 1
             kill -9 -1
         fi
-    } | tee "/results/$name.log"
+    } | tee -a "/results/$name.log"
     echo "vm: end $name"
 done </runs
 dmesg >/results/dmesg.log

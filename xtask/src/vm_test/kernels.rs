@@ -12,8 +12,8 @@ use std::str::FromStr;
 const FLAVOUR: &str = "-cloud-amd64";
 
 /// A kernel that is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
     /// The newest of a series such as 6.12; where there is none, of the next series that there is.
     Series([u32; 2]),
     /// The newest of all.

@@ -22,6 +22,16 @@ const MARK: &str = "vm: ";
 /// What a kernel says that ran into the trap by which it patches its own code, as emulated processors let it now and then.
 const STUMBLE: &str = "Oops: int3: 0000";
 
+/// What a machine's time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// Two processors, and the time of day.
+    Real,
+    /// One processor that takes 2 ns for each instruction, whatever else this machine does: what costs more instructions takes longer,
+    /// and nothing else does. Caches and the price of each instruction are not in it.
+    Instructions,
+}
+
 /// How a machine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -57,10 +67,16 @@ pub(super) fn results(kernel: &Kernel, folder: &Path, limit: Duration, end: End)
 }
 
 /// Boots a kernel with the image at `folder/image.cpio` and gives every line of its console to `line`.
-pub(super) fn boot(kernel: &Kernel, folder: &Path, limit: Duration, line: &mut dyn FnMut(&str)) -> Result<End> {
+pub(super) fn boot(
+    kernel: &Kernel,
+    folder: &Path,
+    clock: Clock,
+    limit: Duration,
+    line: &mut dyn FnMut(&str),
+) -> Result<End> {
     File::create(folder.join("disk"))?.set_len(DISK_BYTES)?;
     let mut console = File::create(folder.join("console.log"))?;
-    let mut machine = start(kernel, folder)?;
+    let mut machine = start(kernel, folder, clock)?;
     let lines = lines(&mut machine)?;
     let begun = Instant::now();
     let (mut up, mut done, mut stumbled) = (false, false, false);
@@ -88,21 +104,13 @@ pub(super) fn boot(kernel: &Kernel, folder: &Path, limit: Duration, line: &mut d
     Ok(end)
 }
 
-fn start(kernel: &Kernel, folder: &Path) -> Result<Child> {
+fn start(kernel: &Kernel, folder: &Path, clock: Clock) -> Result<Child> {
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args([
-        "-accel",
-        "tcg",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-        "-m",
-        MEMORY,
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-    ]);
+    match clock {
+        Clock::Real => qemu.args(["-accel", "tcg", "-smp", "2"]),
+        Clock::Instructions => qemu.args(["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=1,sleep=off"]),
+    };
+    qemu.args(["-cpu", "max", "-m", MEMORY, "-nodefaults", "-no-user-config", "-no-reboot"]);
     qemu.arg("-kernel").arg(kernel.folder.join("vmlinuz"));
     qemu.arg("-initrd").arg(folder.join("image.cpio"));
     qemu.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off rdinit=/init"]);

@@ -3,11 +3,13 @@
 
 use crate::artifacts;
 use crate::shell;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::time::Duration;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+const FLAGS_OF_TARGET: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS";
+const STATIC: &str = "-C target-feature=+crt-static";
 /// Always the same, so that a choice of tests builds no crate anew.
 const PACKAGES: [&str; 3] = ["flow-agent", "flow-aggregator", "e2e"];
 /// The test programs of flow-agent that need no other program.
@@ -21,18 +23,34 @@ struct LabTest {
     /// Arguments of libtest.
     arguments: &'static [&'static str],
     limit: Duration,
+    on: On,
 }
 
-const LAB: [LabTest; 2] = [
+const LAB: [LabTest; 3] = [
     // How labs come and go is no matter of kernels, and takes long.
-    LabTest { name: "lab", arguments: &["--skip", "two_labs"], limit: Duration::from_secs(600) },
+    LabTest { name: "lab", arguments: &["--skip", "two_labs"], limit: Duration::from_secs(600), on: On::All },
     LabTest {
         name: "traffic",
         // Its forty seconds are conntrack's, which no kernel has otherwise.
         arguments: &["--skip", "silent_for_40_seconds"],
         limit: Duration::from_secs(1_200),
+        on: On::All,
     },
+    LabTest { name: "verify", arguments: &[], limit: Duration::from_secs(1_200), on: On::Two },
 ];
+
+/// A part of one of flow-agent's programs that takes so long that it is ignored otherwise.
+const LONG: (&str, &[&str]) = ("kernel_conntrack", &["--ignored", "ten_thousand"]);
+
+/// On which kernels something runs if nothing is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    All,
+    /// On the two series between which every rung of the conntrack hooks stands.
+    Two,
+}
+
+const TWO: [&str; 2] = ["5.10", "6.12"];
 
 /// A program for the machine.
 pub(super) struct Program {
@@ -47,13 +65,30 @@ pub(super) struct Run {
     pub(super) name: String,
     pub(super) arguments: Vec<String>,
     pub(super) limit: Duration,
+    on: On,
 }
 
 impl Run {
+    /// Whether it is made on the kernels of a series.
+    pub(super) fn is_on(&self, series: &str) -> bool {
+        self.on == On::All || TWO.contains(&series)
+    }
+
     /// As the machine's first process reads it.
     pub(super) fn line(&self) -> String {
         format!("{} {} {}", self.limit.as_secs(), self.name, self.arguments.join(" "))
     }
+}
+
+/// Builds one of flow-agent's benchmarks, as it ships but for its libraries.
+pub(super) fn bench(name: &str, limit: Duration) -> Result<(Program, Run)> {
+    let mut cargo = shell::cargo();
+    cargo.args(["bench", "--quiet", "--no-run", "--target", TARGET, "--package", "flow-agent", "--bench", name]);
+    cargo.env(FLAGS_OF_TARGET, STATIC);
+    let built = artifacts::executables(&mut cargo)?.into_iter().find(|built| built.name == name);
+    let file = built.with_context(|| format!("cargo built no benchmark {name}"))?.file;
+    let program = Program { name: name.to_owned(), file, is_test: true };
+    Ok((program, Run { name: name.to_owned(), arguments: vec!["--bench".to_owned()], limit, on: On::All }))
 }
 
 /// Builds the chosen test programs (none: all) and what they need; `further` are arguments for each.
@@ -62,7 +97,7 @@ pub(super) fn build(only: &[String], further: &[String]) -> Result<(Vec<Program>
     let lab: Vec<&LabTest> = LAB.iter().filter(|test| chosen(test.name)).collect();
     let mut cargo = shell::cargo();
     cargo.args(["build", "--quiet", "--profile", "vm", "--target", TARGET]);
-    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.env(FLAGS_OF_TARGET, STATIC);
     for package in PACKAGES {
         cargo.args(["--package", package]);
     }
@@ -82,16 +117,21 @@ pub(super) fn build(only: &[String], further: &[String]) -> Result<(Vec<Program>
     for built in artifacts::executables(&mut cargo)? {
         if built.is_test {
             let test = lab.iter().find(|test| test.name == built.name);
-            let arguments = test.map_or(&[][..], |test| test.arguments).iter().map(|word| (*word).to_owned());
-            runs.push(Run {
+            let run = |on, arguments: &[&str]| Run {
                 name: built.name.clone(),
                 // What a test says, its features among it, is of interest where it passes too.
                 arguments: std::iter::once("--show-output".to_owned())
-                    .chain(arguments)
+                    .chain(arguments.iter().map(|word| (*word).to_owned()))
                     .chain(further.iter().cloned())
                     .collect(),
                 limit: test.map_or(KERNEL_LIMIT, |test| test.limit),
-            });
+                on: if only.is_empty() { on } else { On::All },
+            };
+            runs.push(run(test.map_or(On::All, |test| test.on), test.map_or(&[], |test| test.arguments)));
+            let (name, arguments) = LONG;
+            if built.name == name && further.is_empty() {
+                runs.push(run(On::Two, arguments));
+            }
         }
         programs.push(Program { name: built.name, file: built.file, is_test: built.is_test });
     }
