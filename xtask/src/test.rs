@@ -12,7 +12,7 @@ pub(crate) mod binaries;
 /// What `test` takes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Run only this step (repeatable); `vm` runs only so.
+    /// Run only this step (repeatable).
     #[arg(long, value_name = "STEP")]
     only: Vec<Step>,
 }
@@ -71,9 +71,7 @@ struct Outcome {
 
 /// Runs the steps and ends with the summary.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    // Virtual machines take longer than all the rest, so they are asked for.
-    let by_default = |step: &Step| options.only.is_empty() && *step != Step::Vm;
-    let chosen = |step: &Step| by_default(step) || options.only.contains(step);
+    let chosen = |step: &Step| options.only.is_empty() || options.only.contains(step);
     let steps: Vec<Step> = STEPS.into_iter().filter(chosen).collect();
     let needed = |need: &Need| steps.iter().any(|step| step.needs().contains(need));
     let needs: Vec<Need> = Need::ALL.into_iter().filter(needed).collect();

@@ -28,29 +28,31 @@ struct LabTest {
 
 const LAB: [LabTest; 3] = [
     // How labs come and go is no matter of kernels, and takes long.
-    LabTest { name: "lab", arguments: &["--skip", "two_labs"], limit: Duration::from_secs(600), on: On::All },
+    LabTest { name: "lab", arguments: &["--skip", "two_labs"], limit: Duration::from_secs(600), on: TWO },
     LabTest {
         name: "traffic",
         // Its forty seconds are conntrack's, which no kernel has otherwise.
         arguments: &["--skip", "silent_for_40_seconds"],
         limit: Duration::from_secs(1_200),
-        on: On::All,
+        on: ALL,
     },
-    LabTest { name: "verify", arguments: &[], limit: Duration::from_secs(1_200), on: On::Two },
+    LabTest { name: "verify", arguments: &[], limit: Duration::from_secs(1_200), on: ONE },
 ];
+
+/// What the programs do with single packets is the same wherever they load, which other tests see to.
+const PACKETS: &str = "kernel_programs";
 
 /// A part of one of flow-agent's programs that takes so long that it is ignored otherwise.
 const LONG: (&str, &[&str]) = ("kernel_conntrack", &["--ignored", "ten_thousand"]);
 
-/// On which kernels something runs if nothing is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum On {
-    All,
-    /// On the two series between which every rung of the conntrack hooks stands.
-    Two,
-}
+/// The series that something runs on if nothing is chosen; none: all.
+type On = &'static [&'static str];
 
-const TWO: [&str; 2] = ["5.10", "6.12"];
+const ALL: On = &[];
+/// Between these two every rung of the conntrack hooks stands.
+const TWO: On = &["5.10", "6.12"];
+/// Here the default capabilities have hooks for beginnings and for ends.
+const ONE: On = &["6.12"];
 
 /// A program for the machine.
 pub(super) struct Program {
@@ -71,7 +73,7 @@ pub(super) struct Run {
 impl Run {
     /// Whether it is made on the kernels of a series.
     pub(super) fn is_on(&self, series: &str) -> bool {
-        self.on == On::All || TWO.contains(&series)
+        self.on.is_empty() || self.on.contains(&series)
     }
 
     /// As the machine's first process reads it.
@@ -88,7 +90,7 @@ pub(super) fn bench(name: &str, limit: Duration) -> Result<(Program, Run)> {
     let built = artifacts::executables(&mut cargo)?.into_iter().find(|built| built.name == name);
     let file = built.with_context(|| format!("cargo built no benchmark {name}"))?.file;
     let program = Program { name: name.to_owned(), file, is_test: true };
-    Ok((program, Run { name: name.to_owned(), arguments: vec!["--bench".to_owned()], limit, on: On::All }))
+    Ok((program, Run { name: name.to_owned(), arguments: vec!["--bench".to_owned()], limit, on: ALL }))
 }
 
 /// Builds the chosen test programs (none: all) and what they need; `further` are arguments for each.
@@ -117,7 +119,7 @@ pub(super) fn build(only: &[String], further: &[String]) -> Result<(Vec<Program>
     for built in artifacts::executables(&mut cargo)? {
         if built.is_test {
             let test = lab.iter().find(|test| test.name == built.name);
-            let run = |on, arguments: &[&str]| Run {
+            let run = |on: On, arguments: &[&str]| Run {
                 name: built.name.clone(),
                 // What a test says, its features among it, is of interest where it passes too.
                 arguments: std::iter::once("--show-output".to_owned())
@@ -125,12 +127,13 @@ pub(super) fn build(only: &[String], further: &[String]) -> Result<(Vec<Program>
                     .chain(further.iter().cloned())
                     .collect(),
                 limit: test.map_or(KERNEL_LIMIT, |test| test.limit),
-                on: if only.is_empty() { on } else { On::All },
+                on: if only.is_empty() { on } else { ALL },
             };
-            runs.push(run(test.map_or(On::All, |test| test.on), test.map_or(&[], |test| test.arguments)));
+            let of_kernel = if built.name == PACKETS { TWO } else { ALL };
+            runs.push(run(test.map_or(of_kernel, |test| test.on), test.map_or(&[], |test| test.arguments)));
             let (name, arguments) = LONG;
             if built.name == name && further.is_empty() {
-                runs.push(run(On::Two, arguments));
+                runs.push(run(TWO, arguments));
             }
         }
         programs.push(Program { name: built.name, file: built.file, is_test: built.is_test });
