@@ -33,7 +33,9 @@ settings! {
     /// What flow-aggregator.conf holds.
     pub struct Config {
         /// `Aggregate`: both halves of a connection are joined and its records gathered. `Proxy`: each record is named
-        /// and sent on at once, with the exporter it came from; nothing is joined, and no flow is kept.
+        /// and sent on at once, with the exporter it came from; nothing is joined, and no flow is kept. A change while the
+        /// aggregator runs forgets the table: all news in it is exported at once and as one batch, which each queue takes
+        /// whole, in the place of what waits there and has no room beside it.
         "mode" => mode: Mode = Mode::Aggregate,
         /// A flow that goes on is exported each time this much has passed since its last export.
         "activeFlowRecordTimeout" | "flowExportInterval" => active_timeout: Duration = Duration::from_secs(60),
@@ -72,7 +74,8 @@ settings! {
         /// token that is made at the start is good.
         "apiServer.tokenFile" => api_token: Option<PathBuf> = None,
         /// The folder in which certificate and token that were made stand for as long as the process runs, for the
-        /// command line on the same host; only this user may read the token.
+        /// command line on the same host; only this user may read the token. Each aggregator of a host needs one of its
+        /// own: in a shared one the later one's files replace the earlier one's, and go with whichever ends first.
         "apiServer.folder" => api_folder: PathBuf = PathBuf::from("/run/flow-aggregator"),
         /// Whether joined flows are sent to a collector.
         "flowCollector.enable" => collector_enable: bool = false,
@@ -164,7 +167,7 @@ settings! {
         /// The cluster's UUID, of which the observation domain is made.
         "clusterUUID" => cluster: Cluster = Cluster(None),
         /// Whether records carry millisecond times, TCP flags, ICMP type, flow id, drops, verdict and translated source
-        /// beyond the elements of the specification.
+        /// beyond the elements that Antrea's aggregator sends.
         "extendedRecords" => extended: bool = true,
         /// Flows that are kept at one time, of IPv4 and of IPv6 each. Beyond it those that were not heard of for
         /// longest are exported early and counted.
@@ -174,7 +177,8 @@ settings! {
         "maxTombstones" => max_tombstones: u32 = 1_000_000,
         /// Exporters that can be connected (or, by UDP, heard of) at one time.
         "maxSessions" => max_sessions: u32 = 16_384,
-        /// Joined flows that wait for each sink. Beyond it the oldest are dropped and counted.
+        /// Joined flows that wait for each sink but ClickHouse (`clickHouse.queue`). Beyond it the oldest are dropped and
+        /// counted.
         "sinkQueue" => sink_queue: u32 = 262_144,
         /// Where metrics and health are served; empty: nowhere.
         "adminAddr" => admin: Option<SocketAddr> = Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 10_349))),

@@ -311,7 +311,7 @@ impl SinkFamilies {
         registry.register("sink_connected", "1 while the sink is open", families.connected.clone());
         registry.register(
             "sink_latency_seconds",
-            "Time from the export of a batch of flows until the sink had delivered all of it",
+            "Time from the export of a batch of flows until the sink had delivered all of it; clickhouse: until it had taken it to be committed",
             families.latency.clone(),
         );
         families
