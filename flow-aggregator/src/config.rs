@@ -265,14 +265,7 @@ impl Config {
 
     /// Takes back what only a restart can change: ports, and the TLS of what listens on them.
     pub fn keep_bound(&mut self, running: &Config) {
-        let Config { transport, listen, tls_ca, tls_cert, tls_key, admin, .. } = running.clone();
-        let Config { own_address, api_port, api_addr, api_suites, api_least, api_cert, api_key, .. } = running.clone();
-        (self.transport, self.listen, self.admin) = (transport, listen, admin);
-        (self.tls_ca, self.tls_cert, self.tls_key) = (tls_ca, tls_cert, tls_key);
-        (self.own_address, self.api_port, self.api_addr) = (own_address, api_port, api_addr);
-        (self.api_suites, self.api_least) = (api_suites, api_least);
-        (self.api_cert, self.api_key) = (api_cert, api_key);
-        self.api_folder.clone_from(&running.api_folder);
+        self.keep(&BOUND, running);
     }
 
     /// Of the table of connections.

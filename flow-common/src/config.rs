@@ -39,6 +39,8 @@ pub trait Settings: Default {
     fn take(document: &mut Document) -> Self;
     /// Every key's path and value as YAML, in the order of the declaration.
     fn values(&self) -> Vec<(&'static str, String)>;
+    /// Takes the values of the keys with these paths from another configuration.
+    fn keep(&mut self, paths: &[&str], other: &Self);
 }
 
 /// What came out of a configuration file: its values, and what should be said about it.
@@ -147,6 +149,12 @@ macro_rules! settings {
 
             fn values(&self) -> Vec<(&'static str, String)> {
                 vec![$(($path, $crate::config::Setting::print(&self.$field)),)+]
+            }
+
+            fn keep(&mut self, paths: &[&str], other: &Self) {
+                $(if paths.contains(&$path) {
+                    self.$field.clone_from(&other.$field);
+                })+
             }
         }
     };
