@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flow_common::config::{self, Document, Loaded, Node, Problems, Setting, Settings, Unfit, Value};
+use flow_common::config::{self, Choice, Document, Loaded, Node, Problems, Setting, Settings, Unfit};
 use flow_common::net::{Address, Host, IPFIX_PORT, Protocol, TlsFiles};
 use flow_common::settings;
 
@@ -141,42 +141,10 @@ pub enum Source {
     Conntrack,
 }
 
-impl Source {
-    const ALL: [(Self, &'static str); 3] = [(Self::Auto, "auto"), (Self::Ebpf, "ebpf"), (Self::Conntrack, "conntrack")];
-}
-
-impl Setting for Source {
+impl Choice for Source {
     const FORM: &'static str = "auto, ebpf or conntrack";
-
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        named(&Self::ALL, node, Self::FORM)
-    }
-
-    fn print(&self) -> String {
-        name_of(&Self::ALL, self)
-    }
-}
-
-impl Setting for Pin {
-    const FORM: &'static str = "auto or never";
-
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        named(&Self::ALL, node, Self::FORM)
-    }
-
-    fn print(&self) -> String {
-        name_of(&Self::ALL, self)
-    }
-}
-
-fn named<T: Copy>(all: &[(T, &str)], node: &Node, form: &str) -> Result<T, Unfit> {
-    let text = if let Value::Text(text) = &node.value { text.as_str() } else { "" };
-    let named = all.iter().find(|(_, name)| *name == text);
-    named.map(|(value, _)| *value).ok_or_else(|| Unfit::new(format!("{form} is wanted, found {node}")))
-}
-
-fn name_of<T: PartialEq>(all: &[(T, &str)], value: &T) -> String {
-    all.iter().find(|(known, _)| known == value).map(|(_, name)| (*name).to_owned()).unwrap_or_default()
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Auto, "auto"), (Self::Ebpf, "ebpf"), (Self::Conntrack, "conntrack")];
 }
 
 /// Whether maps and programs stay in the kernel from one agent to the next.
@@ -188,8 +156,9 @@ pub enum Pin {
     Never,
 }
 
-impl Pin {
-    const ALL: [(Self, &'static str); 2] = [(Self::Auto, "auto"), (Self::Never, "never")];
+impl Choice for Pin {
+    const FORM: &'static str = "auto or never";
+    const ALL: &'static [(Self, &'static str)] = &[(Self::Auto, "auto"), (Self::Never, "never")];
 }
 
 /// `flowCollectorAddr`, as it was written and as it was understood.
@@ -224,10 +193,7 @@ impl Setting for Collector {
     const FORM: &'static str = "an address HOST[:PORT][:PROTO]";
 
     fn read(node: &Node) -> Result<Self, Unfit> {
-        match &node.value {
-            Value::Text(text) => Self::parse(text),
-            _ => Err(Unfit::new(format!("{} is wanted, found {node}", Self::FORM))),
-        }
+        Self::parse(node.text().ok_or_else(|| Unfit::wanted(Self::FORM, node))?)
     }
 
     fn print(&self) -> String {

@@ -14,7 +14,7 @@ mod value;
 pub use document::{Document, Problem, Problems, Wrong};
 pub use duration::{DurationError, parse_duration, print_duration};
 pub use nearest::nearest;
-pub use value::{Node, Setting, Unfit, Value};
+pub use value::{Choice, Node, Setting, Unfit, Value};
 
 /// One key of a configuration file, as documentation and checks see it.
 #[derive(Clone, Debug)]

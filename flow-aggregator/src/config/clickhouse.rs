@@ -1,9 +1,6 @@
 //! What stands behind the keys `clickHouse.*` beyond plain values, and what those keys ask of each other.
 
-use super::{
-    Config, Mode,
-    value::{text, wanted},
-};
+use super::{Config, Mode};
 use crate::sinks::clickhouse::{Endpoint, Login, Room, Server, Settings};
 use flow_common::{
     config::{Document, Node, Setting, Unfit, Value},
@@ -49,7 +46,7 @@ impl Setting for Database {
     const FORM: &'static str = "SCHEME://HOST:PORT (tcp, tls, http or https)";
 
     fn read(node: &Node) -> Result<Self, Unfit> {
-        let text = text(node).ok_or_else(|| wanted(Self::FORM, node))?;
+        let text = node.text().ok_or_else(|| Unfit::wanted(Self::FORM, node))?;
         let endpoint = Endpoint::parse(text).map_err(Unfit::new)?;
         Ok(Database { text: text.to_owned(), endpoint })
     }
@@ -63,8 +60,10 @@ impl Setting for Size {
     const FORM: &'static str = "a size (\"20GiB\", \"500Mi\", 1000000)";
 
     fn read(node: &Node) -> Result<Self, Unfit> {
-        let (Value::Text(text) | Value::Number(text)) = &node.value else { return Err(wanted(Self::FORM, node)) };
-        let bytes = size(text).filter(|bytes| *bytes > 0).ok_or_else(|| wanted(Self::FORM, node))?;
+        let (Value::Text(text) | Value::Number(text)) = &node.value else {
+            return Err(Unfit::wanted(Self::FORM, node));
+        };
+        let bytes = size(text).filter(|bytes| *bytes > 0).ok_or_else(|| Unfit::wanted(Self::FORM, node))?;
         Ok(Size { text: text.clone(), bytes })
     }
 
@@ -77,9 +76,11 @@ impl Setting for Fraction {
     const FORM: &'static str = "a number above 0 and up to 1";
 
     fn read(node: &Node) -> Result<Self, Unfit> {
-        let (Value::Text(text) | Value::Number(text)) = &node.value else { return Err(wanted(Self::FORM, node)) };
+        let (Value::Text(text) | Value::Number(text)) = &node.value else {
+            return Err(Unfit::wanted(Self::FORM, node));
+        };
         let fraction = text.parse().ok().filter(|fraction| *fraction > 0.0 && *fraction <= 1.0);
-        fraction.map(Fraction).ok_or_else(|| wanted(Self::FORM, node))
+        fraction.map(Fraction).ok_or_else(|| Unfit::wanted(Self::FORM, node))
     }
 
     fn print(&self) -> String {

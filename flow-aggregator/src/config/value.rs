@@ -3,34 +3,10 @@
 //! Takes YAML nodes; gives typed values that print back, or says what should be written. States no default.
 
 use flow_common::{
-    config::{Node, Setting, Unfit, Value},
+    config::{Choice, Node, Setting, Unfit, Value},
     net::{Address, Host, Protocol, TlsSuites, TlsVersion},
 };
 use std::net::IpAddr;
-
-/// Makes an enum with names a setting; names are read in any case.
-macro_rules! choices {
-    ($($type:ty = $form:literal { $($variant:expr => $name:literal),+ $(,)? })+) => {$(
-        impl Setting for $type {
-            const FORM: &'static str = $form;
-
-            fn read(node: &Node) -> Result<Self, Unfit> {
-                let text = text(node).unwrap_or_default();
-                $(if text.eq_ignore_ascii_case($name) {
-                    return Ok($variant);
-                })+
-                Err(wanted(Self::FORM, node))
-            }
-
-            fn print(&self) -> String {
-                $(if *self == $variant {
-                    return $name.to_owned();
-                })+
-                String::new()
-            }
-        }
-    )+};
-}
 
 /// A transport by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,24 +39,25 @@ pub enum LogFormat {
     Json,
 }
 
-choices! {
-    Transport = "tls, tcp or udp" {
-        Transport(Protocol::Tls) => "tls",
-        Transport(Protocol::Tcp) => "tcp",
-        Transport(Protocol::Udp) => "udp",
-    }
-    Mode = "Aggregate or Proxy" {
-        Mode::Aggregate => "Aggregate",
-        Mode::Proxy => "Proxy",
-    }
-    RecordFormat = "IPFIX or JSON" {
-        RecordFormat::Ipfix => "IPFIX",
-        RecordFormat::Json => "JSON",
-    }
-    LogFormat = "CSV or JSON" {
-        LogFormat::Csv => "CSV",
-        LogFormat::Json => "JSON",
-    }
+impl Choice for Transport {
+    const FORM: &'static str = "tls, tcp or udp";
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Transport(Protocol::Tls), "tls"), (Transport(Protocol::Tcp), "tcp"), (Transport(Protocol::Udp), "udp")];
+}
+
+impl Choice for Mode {
+    const FORM: &'static str = "Aggregate or Proxy";
+    const ALL: &'static [(Self, &'static str)] = &[(Mode::Aggregate, "Aggregate"), (Mode::Proxy, "Proxy")];
+}
+
+impl Choice for RecordFormat {
+    const FORM: &'static str = "IPFIX or JSON";
+    const ALL: &'static [(Self, &'static str)] = &[(RecordFormat::Ipfix, "IPFIX"), (RecordFormat::Json, "JSON")];
+}
+
+impl Choice for LogFormat {
+    const FORM: &'static str = "CSV or JSON";
+    const ALL: &'static [(Self, &'static str)] = &[(LogFormat::Csv, "CSV"), (LogFormat::Json, "JSON")];
 }
 
 /// The least version of TLS by Go's name for it.
@@ -135,7 +112,7 @@ impl Setting for Collector {
         let text = match &node.value {
             Value::Null => "",
             Value::Text(text) => text,
-            _ => return Err(wanted(Self::FORM, node)),
+            _ => return Err(Unfit::wanted(Self::FORM, node)),
         };
         if text.is_empty() {
             return Ok(Collector::default());
@@ -190,7 +167,11 @@ impl Setting for Cluster {
         match &node.value {
             Value::Null => Ok(Cluster(None)),
             Value::Text(text) if text.is_empty() => Ok(Cluster(None)),
-            _ => text(node).and_then(uuid).map(|uuid| Cluster(Some(uuid))).ok_or_else(|| wanted(Self::FORM, node)),
+            _ => node
+                .text()
+                .and_then(uuid)
+                .map(|uuid| Cluster(Some(uuid)))
+                .ok_or_else(|| Unfit::wanted(Self::FORM, node)),
         }
     }
 
@@ -209,9 +190,9 @@ impl Setting for LeastVersion {
                 "" | "VersionTLS12" => Ok(Self::default()),
                 "VersionTLS10" | "VersionTLS11" => Ok(Self { raised: true, ..Self::default() }),
                 "VersionTLS13" => Ok(Self { version: TlsVersion::Tls13, raised: false }),
-                _ => Err(wanted(Self::FORM, node)),
+                _ => Err(Unfit::wanted(Self::FORM, node)),
             },
-            _ => Err(wanted(Self::FORM, node)),
+            _ => Err(Unfit::wanted(Self::FORM, node)),
         }
     }
 
@@ -227,7 +208,7 @@ impl Setting for Suites {
     const FORM: &'static str = "names of cipher suites with commas between them";
 
     fn read(node: &Node) -> Result<Self, Unfit> {
-        let text = String::read(node).map_err(|_| wanted(Self::FORM, node))?;
+        let text = String::read(node).map_err(|_| Unfit::wanted(Self::FORM, node))?;
         let suites = TlsSuites::parse(&text).map_err(Unfit::new)?;
         Ok(Suites { text, suites })
     }
@@ -241,7 +222,7 @@ impl Setting for BindAddr {
     const FORM: &'static str = "an address of this machine, \"::\" for all";
 
     fn read(node: &Node) -> Result<Self, Unfit> {
-        text(node).and_then(|text| text.parse().ok()).map(BindAddr).ok_or_else(|| wanted(Self::FORM, node))
+        node.text().and_then(|text| text.parse().ok()).map(BindAddr).ok_or_else(|| Unfit::wanted(Self::FORM, node))
     }
 
     fn print(&self) -> String {
@@ -281,17 +262,6 @@ impl Setting for NoSecret {
     fn print(&self) -> String {
         "\"\"".to_owned()
     }
-}
-
-pub(super) fn text(node: &Node) -> Option<&str> {
-    match &node.value {
-        Value::Text(text) => Some(text),
-        _ => None,
-    }
-}
-
-pub(super) fn wanted(form: &str, node: &Node) -> Unfit {
-    Unfit::new(format!("{form} is wanted, found {node}"))
 }
 
 fn uuid(text: &str) -> Option<[u8; 16]> {

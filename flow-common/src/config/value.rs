@@ -20,6 +20,16 @@ pub struct Node {
     pub value: Value,
 }
 
+impl Node {
+    /// What stands there, if it is a text.
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
 /// What a node holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -48,7 +58,8 @@ impl Unfit {
         Self(reason.to_string())
     }
 
-    fn wanted(form: &str, node: &Node) -> Self {
+    /// Something of this form should stand where `node` does.
+    pub fn wanted(form: &str, node: &Node) -> Self {
         Self(format!("{form} is wanted, found {node}"))
     }
 }
@@ -61,6 +72,29 @@ pub trait Setting: Sized {
     fn read(node: &Node) -> Result<Self, Unfit>;
     /// YAML, on one line, that reads back to the same value.
     fn print(&self) -> String;
+}
+
+/// A setting that is one of a few names, which are read in any case.
+pub trait Choice: Copy + PartialEq + 'static {
+    /// What is written there: "auto or never".
+    const FORM: &'static str;
+    /// Each value once, with its name.
+    const ALL: &'static [(Self, &'static str)];
+}
+
+impl<T: Choice> Setting for T {
+    const FORM: &'static str = <T as Choice>::FORM;
+
+    fn read(node: &Node) -> Result<Self, Unfit> {
+        let text = node.text().unwrap_or_default();
+        let chosen = Self::ALL.iter().find(|(_, name)| text.eq_ignore_ascii_case(name));
+        chosen.map(|(value, _)| *value).ok_or_else(|| Unfit::wanted(<T as Choice>::FORM, node))
+    }
+
+    fn print(&self) -> String {
+        let named = Self::ALL.iter().find(|(value, _)| value == self);
+        named.map(|(_, name)| (*name).to_owned()).unwrap_or_default()
+    }
 }
 
 impl Setting for bool {
