@@ -96,22 +96,24 @@ impl Server {
 impl Client {
     /// An answer as a value.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let (answer, _connection) = self.ask("GET", path, "").await?;
-        let body = answer.into_body().collect().await.context("the answer broke off")?.to_bytes();
-        serde_json::from_slice(&body).context("the answer is not understood; is the aggregator of another version?")
+        self.value("GET", path, "").await
     }
 
     /// The answer to a change, as a value.
     pub(super) async fn put<T: DeserializeOwned>(&self, path: &str, body: &str) -> Result<T> {
-        let (answer, _connection) = self.ask("PUT", path, body).await?;
-        let body = answer.into_body().collect().await.context("the answer broke off")?.to_bytes();
-        serde_json::from_slice(&body).context("the answer is not understood; is the aggregator of another version?")
+        self.value("PUT", path, body).await
     }
 
     /// An answer line by line.
     pub(super) async fn lines(&self, path: &str) -> Result<Lines> {
         let (answer, connection) = self.ask("GET", path, "").await?;
         Ok(Lines { body: answer.into_body(), text: Vec::new(), _connection: connection })
+    }
+
+    async fn value<T: DeserializeOwned>(&self, method: &str, path: &str, body: &str) -> Result<T> {
+        let (answer, _connection) = self.ask(method, path, body).await?;
+        let body = answer.into_body().collect().await.context("the answer broke off")?.to_bytes();
+        serde_json::from_slice(&body).context("the answer is not understood; is the aggregator of another version?")
     }
 
     async fn ask(

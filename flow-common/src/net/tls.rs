@@ -215,26 +215,33 @@ impl TlsServer {
 
     /// Shows `cert` and asks nobody for a certificate.
     pub fn open(cert: &Path, key_file: &Path, least: TlsVersion, suites: &TlsSuites) -> Result<TlsServer, TlsError> {
-        let config = ServerConfig::builder_with_provider(suites.provider())
-            .with_protocol_versions(&least.accepted())
-            .map_err(TlsError::Setup)?
-            .with_no_client_auth()
-            .with_single_cert(certificates(cert)?, key(key_file)?)
-            .map_err(|source| TlsError::Pair { cert: cert.to_owned(), key: key_file.to_owned(), source })?;
-        Ok(TlsServer(Arc::new(config)))
+        TlsServer::showing(certificates(cert)?, key(key_file)?, least, suites)?.map_err(|source| TlsError::Pair {
+            cert: cert.to_owned(),
+            key: key_file.to_owned(),
+            source,
+        })
     }
 
     /// The same with a certificate and a key that are PEM texts and in no file.
     pub fn open_made(cert: &str, key: &str, least: TlsVersion, suites: &TlsSuites) -> Result<TlsServer, TlsError> {
         let made = |error: pem::Error| TlsError::Setup(rustls::Error::General(error.to_string()));
-        let certificates: Vec<_> =
-            CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>().map_err(made)?;
+        let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>().map_err(made)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(made)?;
-        let config = ServerConfig::builder_with_provider(suites.provider())
+        TlsServer::showing(chain, key, least, suites)?.map_err(TlsError::Setup)
+    }
+
+    /// The inner error is that the two do not make a pair.
+    fn showing(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        least: TlsVersion,
+        suites: &TlsSuites,
+    ) -> Result<Result<TlsServer, rustls::Error>, TlsError> {
+        let builder = ServerConfig::builder_with_provider(suites.provider())
             .with_protocol_versions(&least.accepted())
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
-            .map_err(TlsError::Setup)?;
-        Ok(TlsServer(Arc::new(config)))
+            .map_err(TlsError::Setup)?
+            .with_no_client_auth();
+        Ok(builder.with_single_cert(chain, key).map(|config| TlsServer(Arc::new(config))))
     }
 }
 
