@@ -1,8 +1,8 @@
 //! The aggregator's stages and what connects them; the only file that names every stage.
 //!
 //! Takes a configuration and, where there is one, the file to follow; each further configuration goes from there to
-//! every stage by that stage's one channel. Runs until the end is requested. Then only the collector stops; the others follow when their
-//! input closes, each handing on what it has.
+//! every stage by that stage's one channel. Runs until the end is requested. Then only the collector stops; the others
+//! follow when their input closes, each handing on what it has.
 
 use crate::{
     api::{Api, Desk},
