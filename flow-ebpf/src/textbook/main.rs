@@ -8,6 +8,9 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+#[path = "../object.rs"]
+mod object;
+#[cfg(target_arch = "bpf")]
 mod programs;
 
 #[cfg(not(target_arch = "bpf"))]

@@ -6,15 +6,6 @@ use aya_ebpf::maps::{Array, LruHashMap, ProgramArray};
 use aya_ebpf::programs::TcContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Key {
