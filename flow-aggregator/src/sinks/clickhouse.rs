@@ -172,15 +172,15 @@ impl ClickHouseSink {
         };
         let (full, compress) = (self.rows.split(), self.settings.compress);
         self.sealing = full.rows;
-        let into = format!("INSERT INTO {} ({})", ready.layout.inserted(), full.names(&common));
         // Compressing takes a while, which other sinks' tasks should not wait for.
-        let (full, block) = spawn_blocking(move || {
-            let block = full.seal(&common, compress);
-            (full, block)
+        let (full, (names, block)) = spawn_blocking(move || {
+            let sealed = full.seal(&common, compress);
+            (full, sealed)
         })
         .await
         .expect("compressing does not panic, and the runtime outlives its sinks");
         self.rows.recycle(full);
+        let into = format!("INSERT INTO {} ({names})", ready.layout.inserted());
         self.number += 1;
         let token = format!("{:016x}-{}", self.instance, self.number);
         self.sealing = 0;

@@ -45,6 +45,20 @@ pub(super) enum Stored {
     Text,
 }
 
+impl Stored {
+    /// The type in which a server takes values, which for milliseconds is this one.
+    pub(super) fn kind(self, milliseconds: &'static str) -> &'static str {
+        match self {
+            Stored::Number8 => "UInt8",
+            Stored::Number16 => "UInt16",
+            Stored::Number64 => "UInt64",
+            Stored::Seconds => "DateTime",
+            Stored::Milliseconds => milliseconds,
+            Stored::Name | Stored::Text => "String",
+        }
+    }
+}
+
 /// Fields by their Rust names, and what a column is called where that is not the element's name.
 const FIELDS: [(&str, &str); 61] = [
     ("start_seconds", ""),

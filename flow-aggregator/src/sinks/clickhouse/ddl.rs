@@ -127,6 +127,14 @@ impl Dialect {
         let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         if version >= (22, 3) { Dialect::Modern } else { Dialect::Plain }
     }
+
+    /// The type of milliseconds.
+    pub(super) fn milliseconds(self) -> &'static str {
+        match self {
+            Dialect::Modern => "DateTime64(3)",
+            Dialect::Plain => "UInt64",
+        }
+    }
 }
 
 impl Layout {
@@ -300,22 +308,21 @@ impl Layout {
 
     fn column(&self, column: &Column) -> String {
         let modern = self.dialect == Dialect::Modern;
-        let (kind, codec) = match column.stored {
-            Stored::Number8 => ("UInt8", ""),
-            Stored::Number16 => ("UInt16", " CODEC(ZSTD(1))"),
-            Stored::Number64 => ("UInt64", " CODEC(ZSTD(1))"),
-            Stored::Seconds => ("DateTime", " CODEC(Delta, ZSTD(1))"),
-            Stored::Milliseconds if modern => ("DateTime64(3)", " CODEC(Delta, ZSTD(1))"),
-            Stored::Milliseconds => ("UInt64", ""),
-            Stored::Name if modern => ("LowCardinality(String)", " CODEC(ZSTD(1))"),
-            Stored::Name | Stored::Text => ("String", " CODEC(ZSTD(1))"),
+        let kind = match column.stored {
+            Stored::Name if modern => "LowCardinality(String)",
+            stored => stored.kind(self.dialect.milliseconds()),
+        };
+        let codec = match column.stored {
+            _ if !modern => "",
+            Stored::Number8 => "",
+            Stored::Seconds | Stored::Milliseconds => " CODEC(Delta, ZSTD(1))",
+            Stored::Number16 | Stored::Number64 | Stored::Name | Stored::Text => " CODEC(ZSTD(1))",
         };
         let default = match column.stored {
             _ if column.name == INSERTED => " DEFAULT now()",
             Stored::Name | Stored::Text => " DEFAULT ''",
             _ => " DEFAULT 0",
         };
-        let codec = if modern { codec } else { "" };
         format!("{} {kind}{default}{codec}", column.name)
     }
 }

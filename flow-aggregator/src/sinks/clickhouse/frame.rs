@@ -3,7 +3,7 @@
 //!
 //! Takes bytes of any length, gives frames of at most [`FRAME`] raw bytes; and the first frame of an answer back.
 
-use super::wire::{Fault, Reader};
+use super::wire::{Fault, LONGEST_ANSWER, Reader};
 
 /// Raw bytes in a frame.
 const FRAME: usize = 1 << 20;
@@ -12,8 +12,6 @@ const LZ4: u8 = 0x82;
 /// The method and both lengths, which count among the compressed bytes.
 const HEADER: usize = 9;
 const CHECKSUM: usize = 16;
-/// More raw bytes than any answer to our questions has.
-const LONGEST_ANSWER: u32 = 64 << 20;
 
 /// Gathers bytes and compresses each full frame, or hands them on as they are.
 #[derive(Debug)]
@@ -82,17 +80,15 @@ pub(super) fn open(from: &mut Reader<'_>) -> Result<Vec<u8>, Fault> {
     let mut ahead = *from;
     let header: [u8; HEADER] = ahead.array()?;
     let [method, a, b, c, d, e, f, g, h] = header;
-    let (packed, raw) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-    let packed = usize::try_from(packed).ok().filter(|length| *length >= HEADER);
+    let [packed, raw] = [[a, b, c, d], [e, f, g, h]].map(|bytes| usize::try_from(u32::from_le_bytes(bytes)).ok());
+    let packed = packed.filter(|length| *length >= HEADER);
     let packed = packed.ok_or(Fault::Malformed("a frame shorter than its header"))?;
-    if method != LZ4 || raw > LONGEST_ANSWER {
-        return Err(Fault::Malformed("a frame that is not LZ4's, or too long"));
-    }
+    let raw = raw.filter(|length| method == LZ4 && *length <= LONGEST_ANSWER);
+    let raw = raw.ok_or(Fault::Malformed("a frame that is not LZ4's, or too long"))?;
     let frame = from.bytes(packed)?;
     if checksum(frame) != known {
         return Err(Fault::Malformed("a frame's checksum does not fit"));
     }
-    let raw = usize::try_from(raw).unwrap_or(usize::MAX);
     lz4_flex::block::decompress(frame.get(HEADER..).unwrap_or_default(), raw)
         .map_err(|_| Fault::Malformed("a frame that cannot be unpacked"))
 }

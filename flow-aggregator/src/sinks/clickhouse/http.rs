@@ -7,7 +7,7 @@
 use super::{
     error::{Error, Refusal},
     session::{Block, Login},
-    wire::{Answer, Fault, Reader},
+    wire::{Answer, Fault, LONGEST_ANSWER, Reader},
 };
 use bytes::Bytes;
 use flow_common::net::ByteStream;
@@ -20,9 +20,6 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use std::{fmt::Write, io};
 use tokio::task::AbortHandle;
-
-/// More than any answer to our questions has.
-const LONGEST_ANSWER: usize = 64 << 20;
 
 /// A server and who we are.
 #[derive(Debug)]

@@ -7,15 +7,12 @@ use super::{
     error::Error,
     packet::{self, Packet, REVISION},
     session::{Block, Login},
-    wire::{Answer, Fault, Reader},
+    wire::{Answer, Fault, LONGEST_ANSWER, Reader},
 };
 use bytes::{Buf, BytesMut};
 use flow_common::net::ByteStream;
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// More than any answer to our questions has.
-const LONGEST_ANSWER: usize = 64 << 20;
 
 /// A server that knows us.
 #[derive(Debug)]

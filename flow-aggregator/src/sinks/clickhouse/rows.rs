@@ -14,7 +14,7 @@ use flow_common::{
     ipfix::wire::Reader,
     record::{Family, Type, VARIABLE},
 };
-use std::{io::Write, sync::Arc};
+use std::{borrow::Cow, io::Write, sync::Arc};
 
 /// Rows of a block: enough that a server does not drown in parts, few enough to wait in memory.
 pub(super) const MOST_ROWS: usize = 65_536;
@@ -160,45 +160,37 @@ impl Rows {
 }
 
 impl Full {
-    /// The block's bytes without what the protocols put around them.
-    pub(super) fn seal(&self, common: &Common, compress: bool) -> Block {
+    /// The columns as a statement names them, and the block's bytes without what the protocols put around them.
+    pub(super) fn seal(&self, common: &Common, compress: bool) -> (String, Block) {
+        let columns = self.columns(common);
         let mut frames = Frames::new(compress);
         let mut head = Vec::new();
-        let more = 1 + usize::from(!common.cluster.is_empty());
-        put_number((self.columns.len() + more) as u64, &mut head);
+        put_number(columns.len() as u64, &mut head);
         put_number(self.rows as u64, &mut head);
-        let mut put = |name: &str, kind: &str, data: &[u8]| {
+        for (name, kind, data) in &columns {
             put_text(name.as_bytes(), &mut head);
             put_text(kind.as_bytes(), &mut head);
             frames.put(&head);
             frames.put(data);
             head.clear();
-        };
-        put(INSERTED, "DateTime", &common.inserted.to_le_bytes().repeat(self.rows));
+        }
+        let names = columns.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
+        (names, Block { body: frames.finish().into(), compressed: compress, rows: self.rows })
+    }
+
+    /// Name, type and values of each.
+    fn columns(&self, common: &Common) -> Vec<(&'static str, &'static str, Cow<'_, [u8]>)> {
+        let kind = |stored: Stored| stored.kind(common.milliseconds);
+        let inserted = common.inserted.to_le_bytes().repeat(self.rows);
+        let mut columns = vec![(INSERTED, kind(Stored::Seconds), Cow::Owned(inserted))];
         if !common.cluster.is_empty() {
             let mut text = Vec::new();
             put_text(common.cluster.as_bytes(), &mut text);
-            put(CLUSTER, "String", &text.repeat(self.rows));
+            columns.push((CLUSTER, kind(Stored::Name), Cow::Owned(text.repeat(self.rows))));
         }
-        for (column, data) in self.columns.iter().zip(&self.data) {
-            let kind = match column.stored {
-                Stored::Number8 => "UInt8",
-                Stored::Number16 => "UInt16",
-                Stored::Number64 => "UInt64",
-                Stored::Seconds => "DateTime",
-                Stored::Milliseconds => common.milliseconds,
-                Stored::Name | Stored::Text => "String",
-            };
-            put(column.name, kind, data);
-        }
-        Block { body: frames.finish().into(), compressed: compress, rows: self.rows }
-    }
-
-    /// The columns of [`seal`](Self::seal)'s block in its order, as a statement names them.
-    pub(super) fn names(&self, common: &Common) -> String {
-        let cluster = (!common.cluster.is_empty()).then_some(CLUSTER);
-        let names = [INSERTED].into_iter().chain(cluster).chain(self.columns.iter().map(|column| column.name));
-        names.collect::<Vec<_>>().join(", ")
+        let fields = self.columns.iter().zip(&self.data);
+        columns.extend(fields.map(|(column, data)| (column.name, kind(column.stored), Cow::Borrowed(&data[..]))));
+        columns
     }
 }
 
@@ -309,12 +301,9 @@ mod tests {
             let batch = batch_of(3);
             assert_eq!(rows.take(&batch, 1), (3, 0));
             let full = rows.split();
-            let block = full.seal(&common(cluster), false);
+            let (names, block) = full.seal(&common(cluster), false);
             let columns = read(&block);
-            assert_eq!(
-                full.names(&common(cluster)),
-                columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
-            );
+            assert_eq!(names, columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));
             assert_eq!(columns[0].1, ["1704067200"; 2]);
             let flows: Vec<_> = batch.iter().skip(1).map(|joined| joined.decode().unwrap()).collect();
             let mut looked = 1 + usize::from(!cluster.is_empty());
@@ -362,10 +351,10 @@ mod tests {
         let full = rows.split();
         assert_eq!((rows.len(), full.rows), (0, 9));
         rows.take(&batch_of(1), 0);
-        let block = full.seal(&common(""), true);
+        let (_, block) = full.seal(&common(""), true);
         rows.recycle(full);
         assert!(block.compressed && rows.data.iter().all(|column| column.capacity() >= 9));
-        assert_eq!(read(&rows.split().seal(&common(""), false))[0].1.len(), 1);
+        assert_eq!(read(&rows.split().seal(&common(""), false).1)[0].1.len(), 1);
     }
 
     proptest! {

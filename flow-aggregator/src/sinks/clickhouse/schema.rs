@@ -85,8 +85,8 @@ pub(super) async fn ensure(
     let types = types(session, &flows).await?;
     let of_milliseconds = COLUMNS.iter().find(|column| column.stored == Stored::Milliseconds);
     let kind = of_milliseconds.and_then(|column| types.get(column.name)).map_or("", String::as_str);
-    let milliseconds = if kind.starts_with("DateTime64") { "DateTime64(3)" } else { "UInt64" };
-    Ok(Ready { layout, milliseconds })
+    let dialect = if kind.starts_with("DateTime64") { Dialect::Modern } else { Dialect::Plain };
+    Ok(Ready { layout, milliseconds: dialect.milliseconds() })
 }
 
 /// The shard that a server of a cluster belongs to.
@@ -126,13 +126,13 @@ async fn lacking(session: &mut Session, table: &str) -> Result<Vec<&'static Colu
 /// Whether values can be inserted into a column of this type.
 fn fits(column: &Column, kind: &str) -> bool {
     let inner = kind.strip_prefix("LowCardinality(").and_then(|inner| inner.strip_suffix(')')).unwrap_or(kind);
+    let ours = column.stored.kind("UInt64");
     match column.stored {
-        Stored::Number8 => kind == "UInt8",
-        Stored::Number16 => kind == "UInt16",
-        Stored::Number64 => kind == "UInt64",
-        Stored::Seconds => kind == "DateTime" || kind.starts_with("DateTime("),
-        Stored::Milliseconds => kind == "UInt64" || kind.starts_with("DateTime64(3"),
-        Stored::Name | Stored::Text => inner == "String",
+        Stored::Number8 | Stored::Number16 | Stored::Number64 => kind == ours,
+        // A time zone changes how a time is shown, and not what is stored.
+        Stored::Seconds => kind == ours || kind.starts_with("DateTime("),
+        Stored::Milliseconds => kind == ours || kind.starts_with("DateTime64(3"),
+        Stored::Name | Stored::Text => inner == ours,
     }
 }
 

@@ -8,6 +8,8 @@
 const MOST_COLUMNS: u64 = 4_096;
 const MOST_ROWS: u64 = 1 << 20;
 const LONGEST_TEXT: u64 = 16 << 20;
+/// More bytes than any answer to our questions has, packed or not.
+pub(super) const LONGEST_ANSWER: usize = 64 << 20;
 
 /// Why bytes could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
