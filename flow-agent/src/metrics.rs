@@ -39,7 +39,7 @@ struct Metric {
     samples: fn(&Facts) -> Vec<Sample>,
 }
 
-/// The names of the specification are gauges here: a counter's would end in `_total`.
+/// Antrea's names, by which dashboards ask, are gauges here: a counter's would end in `_total`.
 const METRICS: &[Metric] = &[
     gauge("antrea_agent_conntrack_total_connection_count", "Connections the Node's connection tracking has", |facts| {
         one(facts.conntrack.entries)

@@ -1,4 +1,4 @@
-//! What a request for flow records asks: the specification's parameters and ours, as one filter.
+//! What a request for flow records asks: the parameters for the 5-tuple and the others, as one filter.
 //!
 //! Takes the parameters as they were decoded; gives an [`Ask`], or an error that names the parameter.
 
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_specifications_parameters_and_a_filter_hold_together() {
+    fn the_five_parameters_and_a_filter_hold_together() {
         let all = [
             ("srcip", "10.0.1.5"),
             ("dstip", "fd00::7"),

@@ -43,7 +43,7 @@ pub(super) struct Options {
     server: Server,
 }
 
-/// The specification's filters.
+/// Filters by the 5-tuple, each by one value.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "The 5-tuple")]
 struct Exact {
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_specifications_columns_stand_first() {
+    fn a_table_is_narrow_or_wide() {
         assert_snapshot!(rows_as_table(&sample(), false));
         assert_snapshot!(rows_as_table(&sample(), true));
     }

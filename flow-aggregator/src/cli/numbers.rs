@@ -52,7 +52,7 @@ fn show<T: DeserializeOwned + Serialize>(options: &Options, path: &str, text: im
     Ok(put(&text)?)
 }
 
-/// The specification's columns, and one a sink.
+/// The aggregator's numbers, and a column for each sink.
 pub(super) fn records_as_table(metrics: &RecordMetrics, wide: bool) -> String {
     let (header, cells) = records(metrics);
     let header: Vec<&str> = header.iter().map(String::as_str).collect();

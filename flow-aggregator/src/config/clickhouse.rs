@@ -35,7 +35,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(3_600);
 const LEAST_TTL: Duration = Duration::from_secs(60);
 
 impl Database {
-    /// Where the specification's deployment has it.
+    /// Where Antrea's flow visibility has it.
     pub fn usual() -> Database {
         const USUAL: &str = "tcp://clickhouse-clickhouse.flow-visibility.svc:9000";
         Database { text: USUAL.to_owned(), endpoint: Endpoint::parse(USUAL).expect("an endpoint") }

@@ -69,7 +69,7 @@ fn warned(text: &str) -> String {
     warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// The example of the newest specification, less its ClickHouse section.
+/// What Antrea's aggregator has by default, less its ClickHouse section.
 const EXAMPLE: &str = "activeFlowRecordTimeout: 60s
 inactiveFlowRecordTimeout: 90s
 aggregatorTransportProtocol: \"tls\"
@@ -88,7 +88,7 @@ flowCollector:
 ";
 
 #[test]
-fn the_specifications_example_is_the_defaults() {
+fn a_file_of_another_aggregators_defaults_is_the_defaults() {
     let mut loaded = read("flow-aggregator.conf", &format!("{TLS}{EXAMPLE}")).unwrap();
     assert_eq!(loaded.warnings, []);
     (loaded.settings.tls_ca, loaded.settings.tls_cert, loaded.settings.tls_key) = (None, None, None);

@@ -81,7 +81,7 @@ pub struct Suites {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindAddr(pub IpAddr);
 
-/// A section of the specification for what is not done here; only its being off is taken.
+/// A section that other aggregators have for what is not done here; only its being off is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unoffered;
 

@@ -118,7 +118,7 @@ fn the_example_is_read() {
 }
 
 #[test]
-fn templates_are_the_lists_of_the_specification() {
+fn templates_are_the_elements_in_their_order() {
     for (content, v4) in [(Content::Agent, AGENT.to_vec()), (Content::Joined, joined()), (Content::Proxied, proxied())]
     {
         for extended in [false, true] {
@@ -141,7 +141,7 @@ fn templates_are_the_lists_of_the_specification() {
 }
 
 #[test]
-fn options_templates_are_the_lists_of_the_specification() {
+fn options_templates_are_the_elements_in_their_order() {
     type Expected = (Kind, u16, u16, &'static [(u32, u16, u16)]);
     let expected: [Expected; 5] = [
         (Kind::Metering, 258, 1, &[(0, 143, 4), (0, 41, 8), (0, 42, 8), (0, 40, 8)]),

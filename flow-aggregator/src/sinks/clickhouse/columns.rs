@@ -1,4 +1,4 @@
-//! The columns of table `flows`: first the specification's in its order, then Theia's, then ours.
+//! The columns of table `flows`: first those of Antrea's table in its order, then Theia's, then ours.
 //!
 //! Takes the record table of flow-common, which knows names and types of elements; says what each column is called
 //! and how it is stored. Which server stores it how is `ddl`.
@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 pub(super) const INSERTED: &str = "timeInserted";
 /// The UUID of the cluster, if one is configured.
 pub(super) const CLUSTER: &str = "clusterUUID";
-/// Of the specification's table; nobody writes it.
+/// Of Antrea's table; nobody writes it.
 const TRUSTED: &str = "trusted";
 
 /// A column.
@@ -22,7 +22,7 @@ pub(super) struct Column {
     pub(super) stored: Stored,
     /// The record's field, by its Rust name; `None` where it is no field.
     pub(super) field: Option<&'static str>,
-    /// Whether it came after the specification's table, so that tables without it are brought forward.
+    /// Whether Antrea's table lacks it, so that tables without it are brought forward.
     pub(super) added: bool,
 }
 
@@ -123,8 +123,8 @@ const FIELDS: [(&str, &str); 61] = [
     ("nat_src_addr", "postNATSourceIP"),
     ("nat_src_port", ""),
 ];
-/// Fields of the specification's table.
-const OF_SPECIFICATION: usize = 47;
+/// Fields of Antrea's table.
+const OF_ANTREA: usize = 47;
 
 /// All of them.
 pub(super) static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
@@ -132,9 +132,9 @@ pub(super) static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
     let of = |fields: &[(&'static str, &'static str)], added| -> Vec<Column> {
         fields.iter().map(|(field, name)| column(field, name, added)).collect()
     };
-    let (specified, later) = FIELDS.split_at(OF_SPECIFICATION);
+    let (first, later) = FIELDS.split_at(OF_ANTREA);
     let mut columns = vec![own(INSERTED, Stored::Seconds, false)];
-    columns.extend(of(specified, false));
+    columns.extend(of(first, false));
     columns.push(own(TRUSTED, Stored::Number8, false));
     columns.push(own(CLUSTER, Stored::Name, true));
     columns.extend(of(later, true));
@@ -173,10 +173,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_specifications_columns_come_first_and_every_field_but_the_nodes_counts_has_one() {
-        let specified: Vec<&str> = COLUMNS.iter().filter(|column| !column.added).map(|column| column.name).collect();
-        assert_eq!(specified.len(), 49);
-        assert_eq!((specified[1], specified[6], specified[48]), ("flowStartSeconds", "sourceIP", "trusted"));
+    fn antreas_columns_come_first_and_every_field_but_the_nodes_counts_has_one() {
+        let first: Vec<&str> = COLUMNS.iter().filter(|column| !column.added).map(|column| column.name).collect();
+        assert_eq!(first.len(), 49);
+        assert_eq!((first[1], first[6], first[48]), ("flowStartSeconds", "sourceIP", "trusted"));
         let left: Vec<&str> = wire(Family::V4, true)
             .filter(|row| COLUMNS.iter().all(|column| column.field != Some(row.rust_name)))
             .map(|row| row.name(Family::V4))

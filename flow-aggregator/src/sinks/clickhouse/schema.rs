@@ -105,7 +105,7 @@ fn spans_as_configured(made: &str, cluster: bool) -> Result<(), Error> {
     Err(Error::Layout { table: "flows".to_owned(), why: why.to_owned() })
 }
 
-/// The columns that a table lacks; it must have the specification's.
+/// The columns that a table lacks; it must have those of Antrea's.
 async fn lacking(session: &mut Session, table: &str) -> Result<Vec<&'static Column>, Error> {
     let types = types(session, table).await?;
     let foreign = |why: String| Error::Layout { table: table.to_owned(), why };

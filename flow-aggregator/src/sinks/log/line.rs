@@ -85,7 +85,7 @@ fn action_name(action: RuleAction) -> Option<&'static str> {
     })
 }
 
-/// Names of the kinds that the specification numbers; another keeps its number.
+/// Names of the kinds that Antrea numbers; another keeps its number.
 fn kind_name(kind: PolicyType) -> Option<&'static str> {
     Some(match kind.code() {
         0 => "",
