@@ -10,15 +10,14 @@ pub mod joined;
 mod lab;
 mod manifests;
 pub mod product;
-mod programs;
 pub mod report;
 mod services;
 pub mod stored;
 pub mod topology;
 pub mod traffic;
 pub mod truth;
-pub mod wait;
 mod wiring;
 
 pub use cage::{Cage, Namespace};
+pub use interop::wait;
 pub use lab::{Lab, Truth};

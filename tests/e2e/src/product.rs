@@ -13,11 +13,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use interop::beside;
 use serde::{Deserialize, Serialize};
 
 use crate::joined::Joined;
 use crate::lab::Lab;
-use crate::programs;
 use crate::topology::{Family, Host, Node, collector};
 use crate::truth::Count;
 use crate::wait::eventually;
@@ -111,7 +111,7 @@ impl<'lab> Product<'lab> {
     pub fn start(lab: &'lab Lab, settings: Settings) -> Result<Self> {
         let certs = lab.path("certs");
         let host = collector(Family::V4).to_string();
-        let mut init = Command::new(programs::beside("flow-aggregator")?);
+        let mut init = Command::new(beside("flow-aggregator")?);
         init.args(["certs", "init"]).arg(&certs).args(["--san", &host]);
         let made = init.output()?;
         ensure!(made.status.success(), "certs init failed: {}", String::from_utf8_lossy(&made.stderr));
@@ -302,7 +302,7 @@ bpf: {pins}
 
     /// The same with the exit status.
     pub fn agent_says(&self, node: Node, args: &[&str]) -> Result<(Option<i32>, String)> {
-        let mut command = Command::new(programs::beside("flow-agent")?);
+        let mut command = Command::new(beside("flow-agent")?);
         command.args(args).arg("--socket").arg(self.socket(node));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self.lab.node(node)?.spawn(&mut command)?.wait_with_output()?;
@@ -371,7 +371,7 @@ bpf: {pins}
 
     /// A program with the rights that the settings leave it.
     fn command(&self, program: &str) -> Result<Command> {
-        let path = programs::beside(program)?;
+        let path = beside(program)?;
         let Some(capabilities) = self.settings.capabilities.filter(|_| program == "flow-agent") else {
             return Ok(Command::new(path));
         };

@@ -9,11 +9,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use interop::beside;
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 use serde::{Deserialize, Serialize};
 
 use crate::cage::Namespace;
-use crate::programs;
 use crate::topology::Protocol;
 use crate::truth::Direction;
 
@@ -155,7 +155,7 @@ impl Kind {
             command.args(["-e", &from.port().to_string(), "-I", &from.ip().to_string(), &to.ip().to_string()]);
             return Ok(command);
         }
-        let mut command = Command::new(programs::beside("traffic")?);
+        let mut command = Command::new(beside("traffic")?);
         let (kind, exchanges, bytes) = match self {
             Self::Http { requests, bytes } => ("http", requests, bytes),
             Self::Bulk { bytes } => ("bulk", 1, bytes),
@@ -259,7 +259,7 @@ impl Drop for Session {
 
 /// Starts the lab's servers in a namespace and waits until they listen.
 pub(crate) fn serve(namespace: &Namespace) -> Result<Child> {
-    let mut command = Command::new(programs::beside("traffic")?);
+    let mut command = Command::new(beside("traffic")?);
     let mut child = namespace.spawn(command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()))?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("the servers' output")?).read_line(&mut line)?;

@@ -7,16 +7,15 @@
 #[path = "../../../flow-aggregator/benches/aggregate/load.rs"]
 mod load;
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flow_common::ipfix::exporter::{STREAM_LIMIT, Session, Settings};
 use flow_common::record::{Content, EncodedTail};
-use interop::{Age, Certificates, ClickHouse, beside, free_port};
+use interop::wait::eventually;
+use interop::{Age, Aggregator, Certificates, ClickHouse};
 use load::{BEGIN, Load};
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -52,20 +51,11 @@ fn octets(load: &Load, round: u32) -> u64 {
     u64::from(load.flows) * u64::from(round) * 1_000
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !is_so()? {
-        ensure!(begun.elapsed() < PATIENCE, "{what}: not within {} s", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
-}
-
 fn measure(load: &Load, rounds: u32, scheme: &str, compress: &str) -> Result<String> {
     let server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
-    let aggregator = Aggregator::start(&format!("{scheme}://{}", server.addr(scheme)), compress)?;
+    let aggregator = start(&format!("{scheme}://{}", server.addr(scheme)), compress)?;
     let mut agents = [Agent::new(&aggregator, load, 0)?, Agent::new(&aggregator, load, 1)?];
-    let (cpu, begun) = (aggregator.cpu()?, Instant::now());
+    let (before, begun) = (cpu(aggregator.id())?, Instant::now());
     for round in 1..=rounds {
         let orders = [0, 1].map(|side| load.order(round, side));
         // Both halves of most flows come within a second, as from Nodes whose clocks agree.
@@ -76,87 +66,59 @@ fn measure(load: &Load, rounds: u32, scheme: &str, compress: &str) -> Result<Str
             }
         }
         let octets = octets(load, round);
-        until("every octet is there", || Ok(server.number(OCTETS)? == octets))?;
+        eventually(PATIENCE, || {
+            let there = server.number(OCTETS)?;
+            ensure!(there == octets, "{there} of {octets} octets are there");
+            Ok(())
+        })?;
         if !load.ended {
             std::thread::sleep(ACTIVE);
         }
     }
-    let (cpu, took) = (aggregator.cpu()? - cpu, begun.elapsed().as_secs_f64());
+    let (used, took) = (cpu(aggregator.id())? - before, begun.elapsed().as_secs_f64());
     let rows = server.number("SELECT toString(count()) FROM flows")?;
-    let refused = aggregator.metric("dropped_total")? + aggregator.metric("failures_total")?;
+    let refused = aggregator.sink("dropped_total")? + aggregator.sink("failures_total")?;
     ensure!(refused == 0 && server.number(OCTETS)? == self::octets(load, rounds), "rows are dropped or doubled");
     let disk =
         server.number("SELECT toString(sum(bytes_on_disk)) FROM system.parts WHERE active AND table = 'flows'")?;
     Ok(format!(
         "{:.0} rows a CPU second ({:.2} us a row), {rows} rows in {took:.1} s, {} bytes a row on the disk, {} MiB resident at most",
-        rows as f64 / cpu,
-        cpu * 1e6 / rows as f64,
+        rows as f64 / used,
+        used * 1e6 / rows as f64,
         disk / rows,
-        aggregator.peak()? >> 20,
+        peak(aggregator.id())? >> 20,
     ))
 }
 
-/// The aggregator's process.
-struct Aggregator {
-    child: Child,
-    listen: u16,
-    admin: u16,
-    _folder: tempfile::TempDir,
+/// The aggregator, once it is connected.
+fn start(url: &str, compress: &str) -> Result<Aggregator> {
+    let settings = format!(
+        "activeFlowRecordTimeout: {}s\n\
+         clickHouse: {{enable: true, commitInterval: 1s, databaseURL: \"{url}\", compress: {compress}}}\n",
+        ACTIVE.as_secs()
+    );
+    let aggregator = Aggregator::start(&settings, &[])?;
+    eventually(PATIENCE, || {
+        ensure!(aggregator.sink("connected")? == 1, "the aggregator does not come up");
+        Ok(())
+    })?;
+    Ok(aggregator)
 }
 
-impl Aggregator {
-    fn start(url: &str, compress: &str) -> Result<Aggregator> {
-        let folder = tempfile::tempdir()?;
-        let (listen, admin) = (free_port()?, free_port()?);
-        let file = folder.path().join("flow-aggregator.conf");
-        std::fs::write(
-            &file,
-            format!(
-                "aggregatorTransportProtocol: tcp\nlistenAddr: \"127.0.0.1:{listen}\"\nadminAddr: \"127.0.0.1:{admin}\"\n\
-                 activeFlowRecordTimeout: {}s\nclickHouse: {{enable: true, commitInterval: 1s, databaseURL: \"{url}\", compress: {compress}}}\n",
-                ACTIVE.as_secs()
-            ),
-        )?;
-        let log = File::create(folder.path().join("log"))?;
-        let mut command = Command::new(beside("flow-aggregator")?);
-        let child = command.args(["run", "--config"]).arg(&file).stdin(Stdio::null()).stderr(log).spawn()?;
-        let aggregator = Aggregator { child, listen, admin, _folder: folder };
-        until("the aggregator comes up", || Ok(aggregator.metric("connected").is_ok_and(|connected| connected == 1)))?;
-        Ok(aggregator)
-    }
-
-    fn metric(&self, metric: &str) -> Result<u64> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let name = format!("flow_aggregator_sink_{metric}{{sink=\"clickhouse\"}} ");
-        Ok(answer.lines().find_map(|line| line.strip_prefix(&name)).with_context(|| answer.clone())?.parse()?)
-    }
-
-    /// CPU seconds so far, of all its threads, also of those that have ended.
-    fn cpu(&self) -> Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // utime and stime are the 12th and 13th behind the name.
-        let (_, fields) = text.rsplit_once(')').context("no name")?;
-        let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-        Ok(ticks.iter().sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64)
-    }
-
-    /// Bytes resident at most.
-    fn peak(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
-    }
+/// CPU seconds of a process so far, of all its threads, also of those that have ended.
+fn cpu(process: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // utime and stime are the 12th and 13th behind the name.
+    let (_, fields) = text.rsplit_once(')').context("no name")?;
+    let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-impl Drop for Aggregator {
-    fn drop(&mut self) {
-        // Ended already, or to be ended by force.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Bytes of it that were resident at most.
+fn peak(process: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
 
 /// One Node's agent.
@@ -169,7 +131,7 @@ struct Agent {
 
 impl Agent {
     fn new(aggregator: &Aggregator, load: &Load, side: u32) -> Result<Agent> {
-        let stream = TcpStream::connect(("127.0.0.1", aggregator.listen))?;
+        let stream = TcpStream::connect(aggregator.addr)?;
         let mut session = Session::new(Settings {
             domain: 0xa + side,
             content: Content::Agent,

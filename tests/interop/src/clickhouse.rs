@@ -2,14 +2,15 @@
 //! Each has its data in a folder of its own, survives `kill -9` and can be started again on it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::{Certificates, PATIENCE, Process};
+use crate::Certificates;
+use crate::process::{PATIENCE, Process, beside, free_port};
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +24,7 @@ pub enum Age {
 /// A server.
 #[derive(Debug)]
 pub struct ClickHouse {
-    /// Which.
-    pub age: Age,
+    age: Age,
     folder: PathBuf,
     /// http, tcp, https, tls; the latter two of the old one alone.
     ports: [u16; 4],
@@ -156,21 +156,4 @@ fn library() -> Result<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/lib/libchdb.so");
     ensure!(path.exists(), "{} is missing: `cargo xtask setup` fetches it", path.display());
     Ok(path.canonicalize()?)
-}
-
-/// A program that cargo built into the folder of this one.
-pub fn beside(program: &str) -> Result<PathBuf> {
-    let me = std::env::current_exe()?;
-    let folders = me.ancestors().skip(1).take(2);
-    let found = folders.map(|folder| folder.join(program)).find(|path| path.is_file());
-    found.with_context(|| format!("{program} is not built: run `cargo build --workspace` first"))
-}
-
-/// A port of the loopback that was free a moment ago.
-pub fn free_port() -> Result<u16> {
-    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-    if port == 0 {
-        bail!("no port is free");
-    }
-    Ok(port)
 }

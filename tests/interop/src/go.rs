@@ -3,14 +3,15 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ChildStdin;
+use std::process::{ChildStdin, Command};
+use std::sync::OnceLock;
 use std::sync::mpsc::Receiver;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{PATIENCE, Process, go_programs, piped, piped_command};
+use crate::process::{PATIENCE, Process, piped, piped_command};
 
 /// Files of an authority, a server and a client, for TLS between localhost and itself.
 #[derive(Debug)]
@@ -24,8 +25,6 @@ pub struct Certificates {
 pub struct Record {
     /// Observation domain of its message.
     pub domain: u32,
-    /// Sequence number of its message.
-    pub sequence: u32,
     /// When its message was sent.
     pub export_time: u32,
     /// Names and values, in the order of the wire.
@@ -71,7 +70,7 @@ impl Certificates {
     }
 
     /// Where they are.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
@@ -167,11 +166,31 @@ impl Exporter {
     pub fn finish(self) -> Result<()> {
         let Exporter { input, log, mut process } = self;
         drop(input);
-        process.wait()?;
-        let status = process.0.wait()?;
+        let status = process.wait()?;
         ensure!(status.success(), "{status}: {}", all(&log));
         Ok(())
     }
+}
+
+/// The folder with the Go programs, built once a process.
+fn go_programs() -> Result<&'static PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let target = folder.join("../../target/interop");
+        std::fs::create_dir_all(&target)?;
+        let mut command = Command::new("go");
+        command.args(["build", "-o"]).arg(&target).args(["./collector", "./exporter"]).current_dir(&folder);
+        let output = command.output().context("`go` does not start: `cargo xtask setup` installs it or says how")?;
+        if !output.status.success() {
+            bail!("go build: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(target)
+    };
+    BUILT
+        .get_or_init(|| build().map_err(|error: anyhow::Error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow::anyhow!("{error}"))
 }
 
 /// What came so far.

@@ -10,10 +10,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::Certificates;
+use crate::{Certificates, PATIENCE};
 
 /// Where the next connection that sends a commit is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +40,8 @@ struct Shared {
     server: SocketAddr,
     cut: Mutex<Option<Cut>>,
     cuts: AtomicUsize,
-    sent: AtomicU64,
+    /// Bytes that went to the server over all connections.
+    sent: watch::Sender<u64>,
 }
 
 impl Relay {
@@ -48,7 +51,7 @@ impl Relay {
         let addr = listener.local_addr()?;
         let tls = certificates.map(acceptor).transpose()?;
         let shared =
-            Arc::new(Shared { server, cut: Mutex::new(None), cuts: AtomicUsize::new(0), sent: AtomicU64::new(0) });
+            Arc::new(Shared { server, cut: Mutex::new(None), cuts: AtomicUsize::new(0), sent: watch::Sender::new(0) });
         let task = tokio::spawn(serve(listener, tls, shared.clone()));
         Ok(Relay { addr, shared, task })
     }
@@ -65,7 +68,14 @@ impl Relay {
 
     /// Bytes that went to the server over all connections.
     pub fn sent(&self) -> u64 {
-        self.shared.sent.load(Ordering::SeqCst)
+        *self.shared.sent.borrow()
+    }
+
+    /// Waits until so many bytes went to the server.
+    pub async fn until_sent(&self, bytes: u64) -> Result<()> {
+        let mut sent = self.shared.sent.subscribe();
+        timeout(PATIENCE, sent.wait_for(|sent| *sent >= bytes)).await??;
+        Ok(())
     }
 }
 
@@ -117,8 +127,7 @@ async fn carry(client: impl AsyncRead + AsyncWrite, server: TcpStream, shared: &
     let there = async {
         let mut bytes = vec![0; 16 << 10];
         while let Ok(length @ 1..) = from_client.read(&mut bytes).await {
-            let so_far = sent.load(Ordering::SeqCst);
-            let total = so_far + length as u64;
+            let total = sent.load(Ordering::SeqCst) + length as u64;
             if shared.is_due(total, false) {
                 return;
             }
@@ -126,7 +135,7 @@ async fn carry(client: impl AsyncRead + AsyncWrite, server: TcpStream, shared: &
                 break;
             }
             sent.store(total, Ordering::SeqCst);
-            shared.sent.fetch_add(length as u64, Ordering::SeqCst);
+            shared.sent.send_modify(|sent| *sent += length as u64);
         }
         // What the server still has to say comes.
         let _ = to_server.shutdown().await;

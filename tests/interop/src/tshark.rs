@@ -5,7 +5,8 @@ use std::sync::mpsc::Receiver;
 
 use anyhow::{Context, Result};
 
-use crate::{PATIENCE, Process, piped, piped_command, until};
+use crate::process::{PATIENCE, Process, piped, piped_command};
+use crate::wait::eventually;
 
 /// What it is shown until it shows it.
 const PROBE: &[u8] = b"is somebody there";
@@ -28,10 +29,10 @@ impl Tshark {
         let log = Process::lines(piped(process.0.stderr.take())?);
         // It says that it captures before it does: probes, as datagrams whatever the protocol, until it shows one.
         let socket = UdpSocket::bind("127.0.0.1:0")?;
-        until("tshark captures", || {
+        eventually(PATIENCE, || {
             // Over TCP nobody listens there, which the next call may say.
             let _ = socket.send_to(PROBE, ("127.0.0.1", port));
-            lines.try_iter().next().is_some()
+            lines.try_iter().next().map(drop).context("tshark does not capture")
         })
         .with_context(|| log.try_iter().collect::<Vec<String>>().join("\n"))?;
         Ok(Tshark { lines, _process: process })

@@ -1,8 +1,6 @@
 //! The aggregator in this process, agents that send to it, and what they send.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flow_aggregator::config;
@@ -11,13 +9,10 @@ use flow_common::daemon::{LogLevel, Shutdown, ShutdownTrigger};
 use flow_common::ipfix::exporter::{Session, Settings};
 use flow_common::net::{Address, Connection, Protocol, connect};
 use flow_common::record::{Content, EndReason, Extended, FlowRecord, FlowType, ForwardingStatus, Head, Tail, TcpState};
-use interop::{ClickHouse, beside, free_port};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use interop::wait::eventually;
+use interop::{ClickHouse, PATIENCE, clickhouse_metric, configuration};
 use tokio::task::JoinHandle;
 
-/// Nothing here takes so long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// 2024-01-01T00:00:00Z.
 const NOW: u32 = 1_704_067_200;
 
@@ -32,11 +27,8 @@ pub(crate) struct Aggregator {
 impl Aggregator {
     /// With these settings of `clickHouse`, and further ones.
     pub(crate) async fn start(clickhouse: &str, further: &str) -> Result<Aggregator> {
-        let text = format!(
-            "aggregatorTransportProtocol: tcp\nlistenAddr: \"127.0.0.1:0\"\nadminAddr: \"127.0.0.1:0\"\n\
-             apiServer: {{apiPort: \"\"}}\n{further}\n\
-             clickHouse: {{enable: true, commitInterval: 1s, {clickhouse}}}\n"
-        );
+        let text =
+            configuration(&format!("{further}\nclickHouse: {{enable: true, commitInterval: 1s, {clickhouse}}}\n"));
         let config = config::read("test.conf", &text)?.settings;
         let pipeline = Pipeline::bind(config, LogLevel::unused("info")).await?;
         let (addr, admin) = (pipeline.listens()?, pipeline.admin().context("no admin port")?);
@@ -49,25 +41,17 @@ impl Aggregator {
     }
 
     /// A metric of the sink.
-    pub(crate) async fn sink(&self, metric: &str) -> Result<u64> {
-        let mut stream = TcpStream::connect(self.admin).await?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let name = format!("flow_aggregator_sink_{metric}{{sink=\"clickhouse\"}} ");
-        let value = answer.lines().find_map(|line| line.strip_prefix(&name)).with_context(|| answer.clone())?;
-        Ok(value.parse()?)
+    pub(crate) fn sink(&self, metric: &str) -> Result<u64> {
+        clickhouse_metric(self.admin, metric)
     }
 
     /// Waits until a metric of the sink is at least so much.
-    pub(crate) async fn until(&self, metric: &str, value: u64) -> Result<()> {
-        let begun = Instant::now();
-        while self.sink(metric).await? < value {
-            let at = self.sink(metric).await?;
-            ensure!(begun.elapsed() < PATIENCE, "{metric} is {at} and not {value}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+    pub(crate) fn until(&self, metric: &str, value: u64) -> Result<()> {
+        eventually(PATIENCE, || {
+            let at = self.sink(metric)?;
+            ensure!(at >= value, "{metric} is {at} and not {value}");
+            Ok(())
+        })
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
@@ -77,80 +61,15 @@ impl Aggregator {
     }
 }
 
-/// An aggregator as a process, which can be killed.
-pub(crate) struct Process {
-    child: Child,
-    addr: SocketAddr,
-    folder: tempfile::TempDir,
-}
-
-impl Process {
-    /// Into a database of a server, as the user that `login` names in the environment.
-    pub(crate) fn start(url: &str, database: &str, login: &[(&str, &str)]) -> Result<Process> {
-        let folder = tempfile::tempdir()?;
-        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let file = folder.path().join("flow-aggregator.conf");
-        let text = format!(
-            "aggregatorTransportProtocol: tcp\nlistenAddr: \"{addr}\"\nadminAddr: \"\"\n\
-             clickHouse: {{enable: true, commitInterval: 1s, database: {database}, databaseURL: \"{url}\", \
-             retention: {{maxBytes: 1TiB}}}}\n"
-        );
-        std::fs::write(&file, text)?;
-        let mut command = Command::new(beside("flow-aggregator")?);
-        let log = std::fs::File::create(folder.path().join("log"))?;
-        command.envs(login.iter().copied());
-        let child = command.args(["run", "--config"]).arg(file).stdin(Stdio::null()).stderr(log).spawn()?;
-        Ok(Process { child, addr, folder })
-    }
-
-    /// Once it listens.
-    pub(crate) async fn agent(&self) -> Result<Agent> {
-        let begun = Instant::now();
-        loop {
-            match Agent::connect(self.addr).await {
-                Ok(agent) => return Ok(agent),
-                Err(error) => ensure!(begun.elapsed() < PATIENCE, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Waits until so many flows have a row.
-    pub(crate) async fn until_stored(&self, server: &mut ClickHouse, table: &str, flows: u64) -> Result<()> {
-        let begun = Instant::now();
-        let stored = format!("SELECT toString(uniqExact(flowId)) FROM {table}");
-        while server.number(&stored).unwrap_or_default() < flows {
-            ensure!(begun.elapsed() < PATIENCE, "not every flow has a row: {}", self.log());
-            server.revive()?;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+/// Waits until so many flows have a row.
+pub(crate) fn until_stored(server: &mut ClickHouse, table: &str, flows: u64) -> Result<()> {
+    let stored = format!("SELECT toString(uniqExact(flowId)) FROM {table}");
+    eventually(PATIENCE, || {
+        server.revive()?;
+        let rows = server.number(&stored)?;
+        ensure!(rows >= flows, "{rows} of {flows} flows have a row");
         Ok(())
-    }
-
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-
-    /// Ends it in order.
-    pub(crate) fn stop(&mut self) -> Result<()> {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "{status}: {}", self.log());
-        Ok(())
-    }
-
-    /// kill -9.
-    pub(crate) fn kill(&mut self) {
-        // Both fail only for one that has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
+    })
 }
 
 pub(crate) struct Agent {
@@ -159,7 +78,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    async fn connect(aggregator: SocketAddr) -> Result<Agent> {
+    pub(crate) async fn connect(aggregator: SocketAddr) -> Result<Agent> {
         let connection = connect(&Address::parse(&format!("{aggregator}:tcp"), Protocol::Tcp)?, None).await?;
         let mut session = Session::new(Settings {
             domain: 7,

@@ -1,11 +1,11 @@
 //! Servers killed, connections cut, servers away: which rows are there then, and how often.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use interop::{Age, Certificates, ClickHouse, Cut, Relay};
 
-use crate::aggregator::{Aggregator, PATIENCE, Process, record};
+use crate::aggregator::{Agent, Aggregator, record, until_stored};
 use crate::tables::documented;
 
 /// Every flow from 0 on has its row, and (unless the server cannot tell) one alone; the views have what the rows have.
@@ -46,16 +46,12 @@ async fn a_server_killed_amid_a_commit_has_every_row_once() -> Result<()> {
         let flows = (round - 1) * FLOWS..round * FLOWS;
         agent.send(flows.map(|flow| record(flow as u32))).await?;
         // Until the commit is on its way; then somewhere in it, or just behind it.
-        let begun = Instant::now();
-        while relay.sent() < before + 20_000 {
-            ensure!(begun.elapsed() < PATIENCE, "no commit is begun");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        relay.until_sent(before + 20_000).await.context("no commit is begun")?;
         tokio::time::sleep(Duration::from_micros(draw(&mut seed, 250_000))).await;
-        amid += u64::from(aggregator.sink("delivered_total").await? < round * FLOWS);
+        amid += u64::from(aggregator.sink("delivered_total")? < round * FLOWS);
         server.kill();
         server.start_again()?;
-        aggregator.until("delivered_total", round * FLOWS).await?;
+        aggregator.until("delivered_total", round * FLOWS)?;
         whole(&server, round * FLOWS, true).with_context(|| format!("round {round}"))?;
     }
     ensure!(amid >= 5, "only {amid} of 20 met a commit");
@@ -67,11 +63,13 @@ async fn a_server_killed_amid_a_commit_has_every_row_once() -> Result<()> {
 async fn an_aggregator_killed_under_load_leaves_every_ended_flow_and_repeats_that_can_be_removed() -> Result<()> {
     const FLOWS: u32 = 400;
     let mut server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
-    let (url, mut seed) = (format!("tcp://{}", server.addr("tcp")), 521_288_629);
+    let settings =
+        format!("clickHouse: {{enable: true, commitInterval: 1s, databaseURL: \"tcp://{}\"}}\n", server.addr("tcp"));
+    let mut seed = 521_288_629;
     let mut sent = 0;
     for round in 1..=20 {
-        let mut aggregator = Process::start(&url, "default", &[])?;
-        let mut agent = aggregator.agent().await?;
+        let aggregator = interop::Aggregator::start(&settings, &[])?;
+        let mut agent = Agent::connect(aggregator.addr).await?;
         // As an agent's spool does it: what ended lately comes again with each new connection.
         agent.send((0..sent).map(record)).await?;
         for _ in 0..4 {
@@ -80,12 +78,13 @@ async fn an_aggregator_killed_under_load_leaves_every_ended_flow_and_repeats_tha
             tokio::time::sleep(Duration::from_millis(draw(&mut seed, 500))).await;
         }
         if round < 20 {
-            aggregator.kill();
+            // kill -9.
+            drop(aggregator);
             server.revive()?;
             continue;
         }
-        aggregator.until_stored(&mut server, "flows", u64::from(sent)).await?;
-        aggregator.stop()?;
+        until_stored(&mut server, "flows", u64::from(sent)).with_context(|| aggregator.log())?;
+        aggregator.end()?;
     }
     let rows = server.number("SELECT toString(count()) FROM flows")?;
     ensure!(rows > u64::from(sent), "nothing is there twice, so nothing was tried");
@@ -118,10 +117,10 @@ async fn cuts(age: Age, scheme: &str) -> Result<()> {
         relay.cut(cut);
         let flows = (round - 1) * FLOWS..round * FLOWS;
         agent.send(flows.map(|flow| record(flow as u32))).await?;
-        aggregator.until("delivered_total", round * FLOWS).await?;
+        aggregator.until("delivered_total", round * FLOWS)?;
         ensure!(relay.cuts() == round as usize, "round {round} was not cut");
     }
-    ensure!(aggregator.sink("failures_total").await? == 20, "each cut is one failure");
+    ensure!(aggregator.sink("failures_total")? == 20, "each cut is one failure");
     aggregator.stop().await?;
     whole(&server, 20 * FLOWS, age == Age::Modern)
 }
@@ -152,11 +151,11 @@ async fn a_server_away_costs_what_the_queue_does_not_hold_and_nothing_else() -> 
     for begin in (0..5_000).step_by(100) {
         agent.send((begin..begin + 100).map(record)).await?;
     }
-    aggregator.until("failures_total", 2).await?;
-    aggregator.until("dropped_total", 2_000).await?;
+    aggregator.until("failures_total", 2)?;
+    aggregator.until("dropped_total", 2_000)?;
     server.start_again()?;
-    let dropped = aggregator.sink("dropped_total").await?;
-    aggregator.until("delivered_total", 5_000 - dropped).await?;
+    let dropped = aggregator.sink("dropped_total")?;
+    aggregator.until("delivered_total", 5_000 - dropped)?;
     aggregator.stop().await?;
     let [count, newest] =
         ["count()", "max(packetTotalCount)"].map(|what| server.number(&format!("SELECT toString({what}) FROM flows")));

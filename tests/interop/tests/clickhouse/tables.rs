@@ -1,16 +1,17 @@
 //! Tables: what cannot be used is named, what is there is brought forward, what is old makes room, and what is there twice is
 //! removed as documented.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flow_aggregator::sinks::clickhouse::{Endpoint, Login, Room, Server, Settings};
 use flow_aggregator::sinks::{ClickHouseSink, Sink};
 use flow_common::net::Trust;
 use flow_common::record::FlowRecord;
-use interop::{Age, Certificates, ClickHouse, Relay};
+use interop::wait::eventually;
+use interop::{Age, Certificates, ClickHouse, PATIENCE, Relay};
 
-use crate::aggregator::{Aggregator, PATIENCE, Process, record};
+use crate::aggregator::{Agent, Aggregator, record, until_stored};
 
 /// A sink of its own.
 fn sink(url: &str, user: &str, password: &str, database: &str, ttl: u64) -> Result<ClickHouseSink> {
@@ -128,21 +129,25 @@ async fn the_documented_rights_are_enough() -> Result<()> {
     for scheme in ["tcp", "http"] {
         let url = format!("{scheme}://{}", server.addr(scheme));
         let login = [("CH_USERNAME", "flow_aggregator"), ("CH_PASSWORD", "right")];
-        let mut aggregator = Process::start(&url, "flow_visibility", &login)?;
+        let settings = format!(
+            "clickHouse: {{enable: true, commitInterval: 1s, database: flow_visibility, databaseURL: \"{url}\", \
+             retention: {{maxBytes: 1TiB}}}}\n"
+        );
+        let aggregator = interop::Aggregator::start(&settings, &login)?;
         let flows = if scheme == "tcp" { 10 } else { 20 };
-        aggregator.agent().await?.send((0..flows).map(record)).await?;
-        aggregator.until_stored(&mut server, "flow_visibility.flows", flows.into()).await?;
+        Agent::connect(aggregator.addr).await?.send((0..flows).map(record)).await?;
+        until_stored(&mut server, "flow_visibility.flows", flows.into()).with_context(|| aggregator.log())?;
         // Room is looked at after a commit, and before the end.
-        aggregator.stop()?;
-        ensure!(!aggregator.log().contains("cannot be dropped"), "{}", aggregator.log());
+        let log = aggregator.end()?;
+        ensure!(!log.contains("cannot be dropped"), "{log}");
         // Another limit of age changes the tables.
         sink(&url, "flow_aggregator", "right", "flow_visibility", 7_200)?.open().await?;
     }
     Ok(())
 }
 
-/// The specification's table, as its deployment of version 1.6 has it.
-const SPECIFIED: &str = "timeInserted DateTime DEFAULT now(), flowStartSeconds DateTime, flowEndSeconds DateTime, \
+/// Antrea's table, as version 1.6 makes it.
+const OF_ANTREA: &str = "timeInserted DateTime DEFAULT now(), flowStartSeconds DateTime, flowEndSeconds DateTime, \
     flowEndSecondsFromSourceNode DateTime, flowEndSecondsFromDestinationNode DateTime, flowEndReason UInt8, sourceIP String, \
     destinationIP String, sourceTransportPort UInt16, destinationTransportPort UInt16, protocolIdentifier UInt8, \
     packetTotalCount UInt64, octetTotalCount UInt64, packetDeltaCount UInt64, octetDeltaCount UInt64, \
@@ -158,18 +163,18 @@ const SPECIFIED: &str = "timeInserted DateTime DEFAULT now(), flowStartSeconds D
     reverseThroughputFromDestinationNode UInt64, trusted UInt8 DEFAULT 0";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_of_the_specification_is_brought_forward() -> Result<()> {
+async fn a_table_of_antreas_is_brought_forward() -> Result<()> {
     let certificates = Certificates::new()?;
     for age in [Age::Modern, Age::Old] {
         let server = ClickHouse::start(age, &certificates)?;
         server.ask(&format!(
-            "CREATE TABLE flows ({SPECIFIED}) ENGINE = MergeTree ORDER BY (timeInserted, flowEndSeconds)"
+            "CREATE TABLE flows ({OF_ANTREA}) ENGINE = MergeTree ORDER BY (timeInserted, flowEndSeconds)"
         ))?;
         let insert = "INSERT INTO flows (sourceIP, octetDeltaCount) VALUES ('192.0.2.1', 42)";
         server.ask(insert)?;
         let aggregator = Aggregator::start(&format!("databaseURL: \"tcp://{}\"", server.addr("tcp")), "").await?;
         aggregator.agent().await?.send((0..10).map(record)).await?;
-        aggregator.until("delivered_total", 10).await?;
+        aggregator.until("delivered_total", 10)?;
         aggregator.stop().await?;
         // What wrote before writes on.
         server.ask(insert)?;
@@ -206,7 +211,7 @@ async fn the_oldest_partitions_make_room_and_ages_follow_the_configuration() -> 
         let settings = format!("databaseURL: \"{url}\", ttl: 24h, retention: {{maxBytes: {}}}", bytes / 2);
         let aggregator = Aggregator::start(&settings, "").await?;
         aggregator.agent().await?.send((0..10).map(record)).await?;
-        aggregator.until("delivered_total", 10).await?;
+        aggregator.until("delivered_total", 10)?;
         aggregator.stop().await?;
         let hours = server.ask(
             "SELECT DISTINCT intDiv(toUInt32(now()) - toUInt32(timeInserted), 3600) AS hours FROM flows ORDER BY hours",
@@ -220,7 +225,7 @@ async fn the_oldest_partitions_make_room_and_ages_follow_the_configuration() -> 
                 let settings = format!("databaseURL: \"{url}\", ttl: 24h, retention: {{maxFraction: {fraction}}}");
                 let aggregator = Aggregator::start(&settings, "").await?;
                 aggregator.agent().await?.send((10..20).map(record)).await?;
-                aggregator.until("delivered_total", 10).await?;
+                aggregator.until("delivered_total", 10)?;
                 aggregator.stop().await?;
                 let count = server.number("SELECT toString(countIf(httpVals = '' OR flowId != 0)) FROM flows")?;
                 ensure!(count == left, "{count} rows with maxFraction {fraction}");
@@ -231,7 +236,7 @@ async fn the_oldest_partitions_make_room_and_ages_follow_the_configuration() -> 
             server.ask("INSERT INTO flows (timeInserted) SELECT now() - 3 * 3600 FROM numbers(10)")?;
             let aggregator = Aggregator::start(&format!("databaseURL: \"{url}\", ttl: 2h"), "").await?;
             aggregator.agent().await?.send((10..20).map(record)).await?;
-            aggregator.until("delivered_total", 10).await?;
+            aggregator.until("delivered_total", 10)?;
             aggregator.stop().await?;
             ensure!(server.number("SELECT count() FROM flows WHERE timeInserted < now() - 2 * 3600 - 3600")? == 0);
         }
@@ -265,17 +270,17 @@ async fn repeats_after_the_aggregator_was_killed_are_found_and_removed_as_docume
                 record
             };
             aggregator.agent().await?.send(flows.map(record).map(told)).await?;
-            aggregator.until("delivered_total", count).await?;
+            aggregator.until("delivered_total", count)?;
             aggregator.stop().await?;
         }
         let [find, remove] = documented()?;
         ensure!(server.ask(&find)?.lines().count() == 40, "{}", server.ask(&find)?);
         server.ask(&remove)?;
-        let begun = Instant::now();
-        while server.number("SELECT toString(count()) FROM system.mutations WHERE NOT is_done")? > 0 {
-            ensure!(begun.elapsed() < PATIENCE, "the mutation is not done");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually(PATIENCE, || {
+            let left = server.number("SELECT toString(count()) FROM system.mutations WHERE NOT is_done")?;
+            ensure!(left == 0, "the mutation is not done");
+            Ok(())
+        })?;
         ensure!(server.ask(&find)?.is_empty(), "{}", server.ask(&find)?);
         let octets: u64 = (0..140).map(|flow| (flow + 1) * 100).sum();
         let left =

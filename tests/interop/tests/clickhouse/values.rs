@@ -133,8 +133,8 @@ async fn schemes(age: Age) -> Result<()> {
                 let first = number as u32 * 10_000;
                 agent.send((begin..begin + 500).map(|flow| record(first + flow))).await?;
             }
-            aggregator.until("delivered_total", u64::from(flows)).await.context(scheme)?;
-            ensure!(aggregator.sink("failures_total").await? == 0, "{scheme}");
+            aggregator.until("delivered_total", u64::from(flows)).context(scheme)?;
+            ensure!(aggregator.sink("failures_total")? == 0, "{scheme}");
             aggregator.stop().await?;
             compare(&server, &log, flows as usize).with_context(|| format!("{scheme}, compress: {compress}"))?;
         }

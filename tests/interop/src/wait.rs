@@ -27,6 +27,6 @@ pub fn eventually<T>(deadline: Duration, mut attempt: impl FnMut() -> Result<T>)
 }
 
 /// How many times longer everything may take on this machine.
-pub(crate) fn patience() -> u32 {
+pub fn patience() -> u32 {
     std::env::var(PATIENCE).ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }
