@@ -17,7 +17,7 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, Socket
 mod attribute;
 pub mod decode;
 mod hooks;
-mod message;
+pub mod message;
 mod recent;
 mod request;
 mod siphash;

@@ -1,5 +1,5 @@
 //! What each fuzz target of flow-common does with its bytes. A test of flow-common runs the same over fuzz/corpus, so that no target
-//! rots. (clickhouse.rs: that of flow-aggregator.)
+//! rots. (aggregator.rs and agent.rs: those of flow-aggregator and flow-agent.)
 
 use flow_common::filter::{self, Filter, FlowView};
 use flow_common::ipfix::collector::{Batch, Limits, Session, TailHash};

@@ -28,7 +28,7 @@ const CREATE: u16 = 0x400;
 /// What one message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, and most are of the large one")]
-pub(super) enum Message {
+pub enum Message {
     /// A connection; in a dump and as an answer its kind is `Update`.
     Connection(Event),
     /// A request failed with this error number, or succeeded with 0.
@@ -41,7 +41,7 @@ pub(super) enum Message {
 
 /// The messages of one datagram, each with the number of the request that it answers (0 for an event).
 #[derive(Debug)]
-pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+pub struct Messages<'a>(pub &'a [u8]);
 
 impl Iterator for Messages<'_> {
     type Item = (u32, Message);

@@ -1,0 +1,9 @@
+//! Any bytes as an event of the programs on connection tracking; what is done with it is `agent.rs`.
+
+#![no_main]
+
+#[path = "../src/agent.rs"]
+#[expect(dead_code, reason = "other targets' bodies")]
+mod body;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| body::conntrack(bytes));
