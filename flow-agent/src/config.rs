@@ -328,6 +328,12 @@ mod tests {
     }
 
     #[test]
+    fn names_are_read_in_any_case() {
+        let config = read("flow-agent.conf", &format!("{TLS}source: EBPF\nbpf: {{pin: Never}}\n")).unwrap().settings;
+        assert_eq!((config.source, config.pin), (Source::Ebpf, Pin::Never));
+    }
+
+    #[test]
     fn the_gate_of_the_feature_turns_it_off() {
         let text = "featureGates:\n  FlowExporter: false\n  AntreaProxy: true\n";
         let loaded = read("flow-agent.conf", text).unwrap();
