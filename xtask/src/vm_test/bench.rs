@@ -23,7 +23,7 @@ pub(crate) fn run(name: &str, kernel: Wanted) -> Result<()> {
     let mut console = Console::default();
     let mut passed = false;
     let limit = LIMIT + OVERHEAD;
-    println!("on {kernel}, a nanosecond being half an instruction:");
+    println!("on {kernel}, an instruction taking 2 ns:");
     let end = machine::boot(kernel, &folder, Clock::Instructions, limit, &mut |text| {
         if !text.starts_with("vm: ") && !console.groups.is_empty() {
             println!("{text}");
