@@ -109,6 +109,11 @@ pub enum Kind {
         /// How many ports.
         flows: u32,
     },
+    /// One UDP datagram from each of so many ports, from the client's on, as fast as they go; nobody waits for an answer.
+    Datagrams {
+        /// How many ports.
+        flows: u32,
+    },
     /// One TCP connection after the other, from each of so many ports, from the client's on.
     Connects {
         /// How many ports.
@@ -143,7 +148,7 @@ impl Kind {
             | Self::Syns { .. }
             | Self::Connect { .. } => Protocol::Tcp,
             Self::Echo { protocol, .. } => protocol,
-            Self::Flood { .. } => Protocol::Udp,
+            Self::Flood { .. } | Self::Datagrams { .. } => Protocol::Udp,
             Self::Ping { .. } => Protocol::Icmp,
         }
     }
@@ -161,6 +166,7 @@ impl Kind {
             Self::Bulk { bytes } => ("bulk", 1, bytes),
             Self::Echo { protocol, exchanges, bytes } => (protocol.name(), exchanges, bytes),
             Self::Flood { flows } => ("flood", flows, 100),
+            Self::Datagrams { flows } => ("datagrams", flows, 100),
             Self::Connects { flows } => ("connects", flows, 0),
             Self::Syns { flows } => ("syns", flows, 0),
             Self::Connect { .. } | Self::Ping { .. } => ("connect", 1, 0),

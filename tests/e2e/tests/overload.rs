@@ -10,7 +10,7 @@ use lab::Lab;
 use lab::cases::{Case, Item, Way};
 use lab::expect;
 use lab::product::{Product, Settings};
-use lab::topology::{DNS, DROPPED_PORT, Family, Host, Node, Pod, TALK};
+use lab::topology::{DNS, DROPPED_PORT, Family, Host, Node, Pod, Protocol, TALK};
 use lab::traffic::{Kind, Session};
 use lab::wait::eventually;
 
@@ -30,9 +30,14 @@ fn server(port: u16) -> SocketAddr {
     SocketAddr::new(Pod::server(Node::B).addr(Family::V4), port)
 }
 
-/// Beyond the ports that the lab gives to single clients.
+/// Of the floods' clients; beyond the ports that the lab gives to single clients.
+const FIRST_PORT: u16 = 40_000;
+
+#[expect(clippy::print_stdout, reason = "how fast it was depends on the machine")]
 fn flood(lab: &Lab, kind: Kind, to: SocketAddr) -> Result<()> {
-    lab.ask(&client(), kind, SocketAddr::new(client().addr(Family::V4), 40_000), to).map(drop)
+    let report = lab.ask(&client(), kind, SocketAddr::new(client().addr(Family::V4), FIRST_PORT), to)?;
+    println!("{kind:?} took {} ms", report.ended_ms - report.started_ms);
+    Ok(())
 }
 
 /// What is told of ordinary traffic is right.
@@ -97,7 +102,7 @@ fn a_million_packets_pass_while_the_agent_is_stopped() -> Result<()> {
         let ours =
             records.iter().filter(|it| it.destination_transport_port == DNS.target && it.packet_total_count == 1);
         let mut ports: Vec<u16> =
-            ours.map(|record| record.source_transport_port).filter(|port| *port >= 40_000).collect();
+            ours.map(|record| record.source_transport_port).filter(|port| *port >= FIRST_PORT).collect();
         ports.sort_unstable();
         ports.dedup();
         ensure!(ports.len() == 700, "{} of 700 flows are told of", ports.len());
@@ -114,7 +119,7 @@ fn a_flood_of_syns_into_small_maps_is_counted() -> Result<()> {
 
 #[test]
 fn a_flood_of_datagrams_into_small_maps_is_counted() -> Result<()> {
-    is_survived(Kind::Flood { flows: 20_000 }, server(DNS.target))
+    is_survived(Kind::Datagrams { flows: 20_000 }, server(DNS.target))
 }
 
 /// A flood into a map, rings and a spool that are all too small, with the collector away at first.
@@ -136,4 +141,58 @@ fn is_survived(kind: Kind, to: SocketAddr) -> Result<()> {
     .map_err(|error| product.with_logs(error))?;
     product.start_aggregator()?;
     all_is_right_again(&lab, &product)
+}
+
+/// The limit on connections in connection tracking, which is the whole machine's; as it was when this goes.
+struct Limit(String);
+
+impl Limit {
+    const FILE: &'static str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+    fn set(limit: u32) -> Result<Self> {
+        let before = std::fs::read_to_string(Self::FILE)?;
+        std::fs::write(Self::FILE, limit.to_string())?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        // The machine goes with the tests.
+        let _ = std::fs::write(Self::FILE, &self.0);
+    }
+}
+
+/// Only where the machine is the tests' own.
+#[test]
+#[ignore = "sets a limit of the whole machine"]
+fn a_full_table_of_connection_tracking_hides_no_packet() -> Result<()> {
+    const FLOWS: u32 = 1_000;
+    let lab = Lab::new()?;
+    let product = Product::start(&lab, Settings::default())?;
+    let limit = Limit::set(200)?;
+    flood(&lab, Kind::Datagrams { flows: FLOWS }, server(DNS.target))?;
+    // Each was counted at its Pod, wherever it came to.
+    eventually(EXPORTED, || {
+        let records = product.joined().records()?;
+        let mut sent = std::collections::HashMap::new();
+        for record in records.iter().filter(|it| it.source == client().addr(Family::V4) && it.is(Protocol::Udp)) {
+            if record.source_transport_port >= FIRST_PORT {
+                sent.insert(record.source_transport_port, record.packet_total_count);
+            }
+        }
+        ensure!(sent.len() == FLOWS as usize, "{} of {FLOWS} flows are told of", sent.len());
+        ensure!(sent.values().all(|packets| *packets == 1), "more than a packet was told of");
+        Ok(())
+    })
+    .map_err(|error| product.with_logs(error))?;
+    let dropped = product.agent_cli(Node::A, &["drops"])?;
+    ensure!(dropped.contains("NETFILTER_DROP") || dropped.contains("nf_hook_slow"), "no drop is told of: {dropped}");
+    let screen = product.agent_cli(Node::A, &["doctor"])?;
+    ensure!(screen.contains("nf_conntrack_max"), "doctor does not see that the table is full: {screen}");
+    drop(limit);
+    all_is_right_again(&lab, &product)?;
+    let (status, report) = product.agent_says(Node::A, &["verify"])?;
+    ensure!(status == Some(0), "unexplained: {report}");
+    Ok(())
 }

@@ -26,7 +26,7 @@ struct LabTest {
     on: On,
 }
 
-const LAB: [LabTest; 3] = [
+const LAB: [LabTest; 4] = [
     // How labs come and go is no matter of kernels, and takes long.
     LabTest { name: "lab", arguments: &["--skip", "two_labs"], limit: Duration::from_secs(600), on: TWO },
     LabTest {
@@ -35,6 +35,13 @@ const LAB: [LabTest; 3] = [
         arguments: &["--skip", "silent_for_40_seconds"],
         limit: Duration::from_secs(1_200),
         on: ALL,
+    },
+    LabTest {
+        name: "overload",
+        // The machine is the test's own.
+        arguments: &["--ignored", "full_table"],
+        limit: Duration::from_secs(600),
+        on: ONE,
     },
     LabTest { name: "verify", arguments: &[], limit: Duration::from_secs(1_200), on: ONE },
 ];

@@ -1,5 +1,6 @@
 //! The clients.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -51,6 +52,8 @@ enum Kind {
     Sctp,
     /// Echoes over UDP, each from the next port.
     Flood,
+    /// Sends over UDP, each time from the next port, and reads nothing.
+    Datagrams,
     /// Connects and closes, each time from the next port.
     Connects,
     /// Begins to connect and turns away, each time from the next port.
@@ -64,6 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match options.kind {
         Kind::Udp => udp(options),
         Kind::Flood => flood(options),
+        Kind::Datagrams => shower(options),
         Kind::Connects => connects(options),
         Kind::Syns => syns(options),
         Kind::Http => stream(options, Protocol::Tcp, http),
@@ -194,6 +198,25 @@ fn flood(options: &Options) -> Result<()> {
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(options.to)?;
         datagrams(&socket, 1, options.bytes, &mut report)?;
+    }
+    print(&mut report)
+}
+
+fn shower(options: &Options) -> Result<()> {
+    /// Sockets that are kept open for the answers, which would be refused otherwise.
+    const OPEN: usize = 512;
+    let mut report = Report::new(Protocol::Udp, options.from, options.to);
+    let datagram = vec![b'u'; usize::try_from(options.bytes)?];
+    let mut sockets = VecDeque::with_capacity(OPEN);
+    for offset in 0..u16::try_from(options.exchanges)? {
+        let port = options.from.port().checked_add(offset).context("too many ports")?;
+        let socket = UdpSocket::bind(SocketAddr::new(options.from.ip(), port))?;
+        socket.send_to(&datagram, options.to)?;
+        report.exchanges += 1;
+        if sockets.len() == OPEN {
+            sockets.pop_front();
+        }
+        sockets.push_back(socket);
     }
     print(&mut report)
 }
