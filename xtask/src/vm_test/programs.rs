@@ -75,12 +75,19 @@ pub(super) struct Run {
     pub(super) arguments: Vec<String>,
     pub(super) limit: Duration,
     on: On,
+    /// By name, for whatever kernel.
+    is_chosen: bool,
 }
 
 impl Run {
+    /// Whether it is made on every kernel, the one that runs here among them.
+    pub(super) fn is_everywhere(&self) -> bool {
+        self.on.is_empty()
+    }
+
     /// Whether it is made on the kernels of a series.
     pub(super) fn is_on(&self, series: &str) -> bool {
-        self.on.is_empty() || self.on.contains(&series)
+        self.is_chosen || self.is_everywhere() || self.on.contains(&series)
     }
 
     /// As the machine's first process reads it.
@@ -97,7 +104,7 @@ pub(super) fn bench(name: &str, limit: Duration) -> Result<(Program, Run)> {
     let built = artifacts::executables(&mut cargo)?.into_iter().find(|built| built.name == name);
     let file = built.with_context(|| format!("cargo built no benchmark {name}"))?.file;
     let program = Program { name: name.to_owned(), file, is_test: true };
-    Ok((program, Run { name: name.to_owned(), arguments: vec!["--bench".to_owned()], limit, on: ALL }))
+    Ok((program, Run { name: name.to_owned(), arguments: vec!["--bench".to_owned()], limit, on: ALL, is_chosen: true }))
 }
 
 /// Builds the chosen test programs (none: all) and what they need; `further` are arguments for each.
@@ -133,8 +140,9 @@ pub(super) fn build(only: &[String], further: &[String]) -> Result<(Vec<Program>
                     .chain(arguments.iter().map(|word| (*word).to_owned()))
                     .chain(further.iter().cloned())
                     .collect(),
+                is_chosen: !only.is_empty(),
                 limit: test.map_or(KERNEL_LIMIT, |test| test.limit),
-                on: if only.is_empty() { on } else { ALL },
+                on,
             };
             let of_kernel = if built.name == PACKETS { TWO } else { ALL };
             runs.push(run(test.map_or(of_kernel, |test| test.on), test.map_or(&[], |test| test.arguments)));
