@@ -100,11 +100,11 @@ fn matrix(options: &Options) -> Result<Count> {
         let runs: Vec<Run> = runs.iter().filter(|run| run.is_on(&kernel.series())).cloned().collect();
         test(kernel, &programs, &runs, kernels.len() == 1 && runs.len() == 1)
     })?;
-    if options.write_docs && options.kernels.is_empty() {
+    let all_tests = options.only.is_empty() && options.arguments.is_empty();
+    if options.write_docs && options.kernels.is_empty() && all_tests {
         tested.push(native::test(&programs, &runs)?);
     }
     let mut count = summary(&tested);
-    let all_tests = options.only.is_empty() && options.arguments.is_empty();
     let rows: Vec<docs::Row> = tested.iter().map(|it| (it.row.clone(), it.console.features.clone())).collect();
     if options.write_docs && count.failed == 0 {
         docs::write(&rows, all_tests && options.kernels.is_empty())?;

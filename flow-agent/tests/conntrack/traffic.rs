@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,16 +11,26 @@ use crate::lab::{Lab, Side, patience};
 /// Nothing here takes so long; a packet that was lost must not hold a test up for ever.
 const STUCK: Duration = Duration::from_secs(20);
 
-/// Answers each connection's first bytes, then closes it. Serves as long as the process lives.
+/// Answers each connection's first bytes, then closes it.
 pub(crate) fn serve_tcp(side: Side, addr: &str) {
+    serve(side, addr, |addr| TcpListener::bind(addr), |listener| listener.incoming().flatten().for_each(answer));
+}
+
+/// Opens a socket on a side, and serves there as long as the process lives. The thread is in no other namespace, which could not go then.
+fn serve<T>(
+    side: Side,
+    addr: &str,
+    bind: impl FnOnce(&str) -> std::io::Result<T> + Send + 'static,
+    work: impl FnOnce(T) + Send + 'static,
+) {
     let addr = addr.to_owned();
-    let listening = side.inside(move || TcpListener::bind(addr.as_str()).expect("a free port"));
-    let listener = listening.join().expect("bound");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            answer(stream);
-        }
+    let (ready, is_ready) = mpsc::channel();
+    side.inside(move || {
+        let socket = bind(&addr).expect("a free port");
+        ready.send(()).expect("somebody waits");
+        work(socket);
     });
+    is_ready.recv().expect("bound");
 }
 
 /// What goes wrong with one connection is seen at its other end.
@@ -34,14 +44,17 @@ fn answer(mut stream: TcpStream) {
 
 /// Answers each datagram.
 pub(crate) fn serve_udp(side: Side, addr: &str) {
-    let addr = addr.to_owned();
-    let socket = side.inside(move || UdpSocket::bind(addr.as_str()).expect("a free port")).join().expect("bound");
-    std::thread::spawn(move || {
-        let mut datagram = [0; 256];
-        while let Ok((length, from)) = socket.recv_from(&mut datagram) {
-            let _ = socket.send_to(&datagram[..length], from);
-        }
-    });
+    serve(
+        side,
+        addr,
+        |addr| UdpSocket::bind(addr),
+        |socket| {
+            let mut datagram = [0; 256];
+            while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                let _ = socket.send_to(&datagram[..length], from);
+            }
+        },
+    );
 }
 
 /// One connection: a question, its answer, the end.

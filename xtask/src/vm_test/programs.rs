@@ -4,6 +4,7 @@
 use crate::artifacts;
 use crate::shell;
 use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,54 +13,54 @@ const FLAGS_OF_TARGET: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS";
 const STATIC: &str = "-C target-feature=+crt-static";
 /// Always the same, so that a choice of tests builds no crate anew.
 const PACKAGES: [&str; 3] = ["flow-agent", "flow-aggregator", "e2e"];
-/// The test programs of flow-agent that need no other program.
-const KERNEL: &str = "kernel_";
-/// How long one of those may take.
-const KERNEL_LIMIT: Duration = Duration::from_secs(600);
-
-/// A test program of the lab, and what of it runs under emulation.
-struct LabTest {
+/// A run of a test program, or of a part of it.
+struct Planned {
     name: &'static str,
-    /// Arguments of libtest.
+    /// Arguments of libtest: which of its tests.
     arguments: &'static [&'static str],
-    limit: Duration,
     on: On,
+    limit: Duration,
 }
 
-const LAB: [LabTest; 4] = [
-    // How labs come and go is no matter of kernels, and takes long.
-    LabTest { name: "lab", arguments: &["--skip", "two_labs"], limit: Duration::from_secs(600), on: TWO },
-    LabTest {
-        name: "traffic",
-        // Its forty seconds are conntrack's, which no kernel has otherwise.
-        arguments: &["--skip", "silent_for_40_seconds"],
-        limit: Duration::from_secs(1_200),
-        on: ALL,
-    },
-    LabTest {
-        name: "overload",
-        // The machine is the test's own.
-        arguments: &["--ignored", "full_table"],
-        limit: Duration::from_secs(600),
-        on: ONE,
-    },
-    LabTest { name: "verify", arguments: &[], limit: Duration::from_secs(1_200), on: ONE },
+/// The kernels that something runs on if it is not chosen by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    All,
+    Only(&'static [&'static str]),
+    /// On all others.
+    Except(&'static [&'static str]),
+}
+
+/// Between these two every rung of the conntrack hooks stands, and every way to attach.
+const TWO: &[&str] = &["5.10", "6.12"];
+
+/// The quick ones first. Those of flow-agent that need no other program begin with [`KERNEL`].
+const PLAN: [Planned; 11] = [
+    planned("kernel_rights", &[], On::All, 600),
+    planned("kernel_attach", &[], On::Only(TWO), 900),
+    // Loading takes most of the time: all programs, all hooks, a restart.
+    planned("kernel_attach", &["every_packet", "interfaces_are_attached", "what_is_kept"], On::Except(TWO), 600),
+    planned("kernel_conntrack", &[], On::All, 900),
+    // They take so long that they are ignored otherwise.
+    planned("kernel_conntrack", &["--ignored", "ten_thousand"], On::Only(TWO), 600),
+    planned("kernel_drops", &[], On::All, 600),
+    // What the programs do with single packets is the same wherever they load.
+    planned("kernel_programs", &[], On::Only(TWO), 900),
+    // How labs come and go is no matter of kernels.
+    planned("lab", &["--skip", "two_labs"], On::Only(&["5.10"]), 600),
+    // The forty seconds are conntrack's, which no kernel has otherwise.
+    planned("traffic", &["--skip", "silent_for_40_seconds"], On::All, 1_200),
+    // The machine is the test's own.
+    planned("overload", &["--ignored", "full_table"], On::Only(&["6.12"]), 600),
+    // Here the agent's default capabilities have hooks for beginnings and for ends.
+    planned("verify", &[], On::Only(&["6.12"]), 1_200),
 ];
 
-/// What the programs do with single packets is the same wherever they load, which other tests see to.
-const PACKETS: &str = "kernel_programs";
+const KERNEL: &str = "kernel_";
 
-/// A part of one of flow-agent's programs that takes so long that it is ignored otherwise.
-const LONG: (&str, &[&str]) = ("kernel_conntrack", &["--ignored", "ten_thousand"]);
-
-/// The series that something runs on if nothing is chosen; none: all.
-type On = &'static [&'static str];
-
-const ALL: On = &[];
-/// Between these two every rung of the conntrack hooks stands.
-const TWO: On = &["5.10", "6.12"];
-/// Here the default capabilities have hooks for beginnings and for ends.
-const ONE: On = &["6.12"];
+const fn planned(name: &'static str, arguments: &'static [&'static str], on: On, seconds: u64) -> Planned {
+    Planned { name, arguments, on, limit: Duration::from_secs(seconds) }
+}
 
 /// A program for the machine.
 pub(super) struct Program {
@@ -75,19 +76,16 @@ pub(super) struct Run {
     pub(super) arguments: Vec<String>,
     pub(super) limit: Duration,
     on: On,
-    /// By name, for whatever kernel.
-    is_chosen: bool,
 }
 
 impl Run {
-    /// Whether it is made on every kernel, the one that runs here among them.
-    pub(super) fn is_everywhere(&self) -> bool {
-        self.on.is_empty()
-    }
-
-    /// Whether it is made on the kernels of a series.
+    /// Whether it is made on the kernels of a series; a name that no series has is the kernel that runs here.
     pub(super) fn is_on(&self, series: &str) -> bool {
-        self.is_chosen || self.is_everywhere() || self.on.contains(&series)
+        match self.on {
+            On::All => true,
+            On::Only(named) => named.contains(&series),
+            On::Except(named) => !named.contains(&series),
+        }
     }
 
     /// As the machine's first process reads it.
@@ -104,59 +102,49 @@ pub(super) fn bench(name: &str, limit: Duration) -> Result<(Program, Run)> {
     let built = artifacts::executables(&mut cargo)?.into_iter().find(|built| built.name == name);
     let file = built.with_context(|| format!("cargo built no benchmark {name}"))?.file;
     let program = Program { name: name.to_owned(), file, is_test: true };
-    Ok((program, Run { name: name.to_owned(), arguments: vec!["--bench".to_owned()], limit, on: ALL, is_chosen: true }))
+    Ok((program, Run { name: name.to_owned(), arguments: vec!["--bench".to_owned()], limit, on: On::All }))
 }
 
 /// Builds the chosen test programs (none: all) and what they need; `further` are arguments for each.
 pub(super) fn build(only: &[String], further: &[String]) -> Result<(Vec<Program>, Vec<Run>)> {
-    let chosen = |name: &str| only.is_empty() || only.iter().any(|wanted| wanted == name);
-    let lab: Vec<&LabTest> = LAB.iter().filter(|test| chosen(test.name)).collect();
+    for name in only {
+        ensure!(PLAN.iter().any(|planned| planned.name == name), "there is no test program {name}");
+    }
+    let plan = || PLAN.iter().filter(|planned| only.is_empty() || only.iter().any(|name| name == planned.name));
     let mut cargo = shell::cargo();
     cargo.args(["build", "--quiet", "--profile", "vm", "--target", TARGET]);
     cargo.env(FLAGS_OF_TARGET, STATIC);
     for package in PACKAGES {
         cargo.args(["--package", package]);
     }
-    let all = [format!("{KERNEL}*")];
-    let kernel_tests = if only.is_empty() { &all[..] } else { only };
-    for name in kernel_tests.iter().filter(|name| name.starts_with(KERNEL)) {
+    for name in plan().map(|planned| planned.name).collect::<BTreeSet<_>>() {
         cargo.args(["--test", name]);
     }
-    for test in &lab {
-        cargo.args(["--test", test.name]);
-    }
-    if !lab.is_empty() {
+    if plan().any(|planned| !planned.name.starts_with(KERNEL)) {
         cargo.arg("--bins");
     }
-    let mut programs = Vec::new();
-    let mut runs = Vec::new();
-    for built in artifacts::executables(&mut cargo)? {
-        if built.is_test {
-            let test = lab.iter().find(|test| test.name == built.name);
-            let run = |on: On, arguments: &[&str]| Run {
-                name: built.name.clone(),
-                // What a test says, its features among it, is of interest where it passes too.
-                arguments: std::iter::once("--show-output".to_owned())
-                    .chain(arguments.iter().map(|word| (*word).to_owned()))
-                    .chain(further.iter().cloned())
-                    .collect(),
-                is_chosen: !only.is_empty(),
-                limit: test.map_or(KERNEL_LIMIT, |test| test.limit),
-                on,
-            };
-            let of_kernel = if built.name == PACKETS { TWO } else { ALL };
-            runs.push(run(test.map_or(of_kernel, |test| test.on), test.map_or(&[], |test| test.arguments)));
-            let (name, arguments) = LONG;
-            if built.name == name && further.is_empty() {
-                runs.push(run(TWO, arguments));
-            }
-        }
-        programs.push(Program { name: built.name, file: built.file, is_test: built.is_test });
+    let built = artifacts::executables(&mut cargo)?;
+    let programs =
+        built.into_iter().map(|built| Program { name: built.name, file: built.file, is_test: built.is_test });
+    Ok((
+        programs.collect(),
+        plan().filter(|planned| is_made(planned, only)).map(|planned| run(planned, only, further)).collect(),
+    ))
+}
+
+/// Of a program that is chosen by name the whole is run, on whatever kernel, or the part that there is.
+fn is_made(planned: &Planned, only: &[String]) -> bool {
+    let has_whole = PLAN.iter().any(|other| other.name == planned.name && other.arguments.is_empty());
+    only.is_empty() || !has_whole || planned.arguments.is_empty()
+}
+
+fn run(planned: &Planned, only: &[String], further: &[String]) -> Run {
+    // What a test says, its features among it, is of interest where it passes too.
+    let arguments = std::iter::once("--show-output").chain(planned.arguments.iter().copied());
+    Run {
+        name: planned.name.to_owned(),
+        arguments: arguments.map(ToOwned::to_owned).chain(further.iter().cloned()).collect(),
+        limit: planned.limit,
+        on: if only.is_empty() { planned.on } else { On::All },
     }
-    for name in only {
-        ensure!(runs.iter().any(|run| run.name == *name), "there is no test program {name}");
-    }
-    // The quick ones first.
-    runs.sort_by_key(|run| (run.limit, run.name.clone()));
-    Ok((programs, runs))
 }
