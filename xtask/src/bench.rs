@@ -26,7 +26,7 @@ enum What {
     Packet,
     /// IPFIX: records encoded and decoded a second beside a field-by-field codec's.
     Codec,
-    /// The aggregate in memory: CPU a record, memory a flow.
+    /// The aggregator as shipped, over sockets, and its table in memory: CPU a record, memory a flow.
     Aggregate,
     /// Connections a second with and without the agent hearing of them. Needs root.
     Conntrack,

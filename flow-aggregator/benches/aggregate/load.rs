@@ -1,12 +1,18 @@
 //! What two Nodes' agents send in the benchmarks: both halves of flows between them, in an order that is shuffled anew each round, of
 //! thousands of Pods, with extended elements.
 
-use flow_common::record::{
-    Cut, EncodedTail, EndReason, Extended, Family, FlowType, ForwardingStatus, Head, Tail, TcpState,
+use flow_common::{
+    ipfix::exporter::{STREAM_LIMIT, Session, Settings},
+    record::{
+        Content, Cut, EncodedTail, EndReason, Extended, Family, FlowType, ForwardingStatus, Head, Tail, TcpState,
+    },
 };
 
 /// When it begins, in seconds since 1970.
 pub(crate) const BEGIN: u32 = 1_704_067_200;
+
+/// Bytes of a read, or of a write.
+pub(crate) const READ: usize = 256 * 1024;
 
 pub(crate) struct Load {
     pub(crate) flows: u32,
@@ -84,4 +90,42 @@ impl Load {
         };
         (head, ((flow >> (4 * side)) % self.pods) as usize, extended)
     }
+}
+
+/// What an agent of this observation domain sends with, over a stream.
+pub(crate) fn agent(domain: u32) -> Session {
+    let mut session = Session::new(Settings {
+        domain,
+        content: Content::Agent,
+        extended: true,
+        accounting: false,
+        message_limit: STREAM_LIMIT,
+        template_resend: None,
+    });
+    session.begin(BEGIN);
+    session
+}
+
+/// One side's messages with these flows of one round.
+pub(crate) fn messages(
+    load: &Load,
+    flows: &[u32],
+    (round, side): (u32, u32),
+    tails: &[EncodedTail],
+    agent: &mut Session,
+) -> Vec<u8> {
+    let mut sent = Vec::new();
+    for flow in flows {
+        let (head, tail, extended) = load.record(*flow, round, side);
+        agent.push(&head, &tails[tail], &extended).expect("it fits");
+        if agent.len() > READ {
+            agent.finish();
+            sent.extend_from_slice(agent.bytes());
+            agent.clear();
+        }
+    }
+    agent.finish();
+    sent.extend_from_slice(agent.bytes());
+    agent.clear();
+    sent
 }

@@ -6,19 +6,20 @@
 
 #[path = "../../../flow-aggregator/benches/aggregate/load.rs"]
 mod load;
+#[path = "../../../flow-aggregator/benches/aggregate/process.rs"]
+mod process;
 
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use flow_common::ipfix::exporter::{STREAM_LIMIT, Session, Settings};
-use flow_common::record::{Content, EncodedTail};
-use interop::wait::eventually;
-use interop::{Age, Aggregator, Certificates, ClickHouse};
-use load::{BEGIN, Load};
+use anyhow::{Result, ensure};
+use flow_common::ipfix::exporter::Session;
+use flow_common::record::EncodedTail;
+use interop::{Age, Certificates, ClickHouse, beside};
+use load::{Load, agent, messages};
+use process::{Aggregator, until};
 
-const PATIENCE: Duration = Duration::from_secs(300);
 /// Flows whose records are written together.
 const PART: u32 = 1_000;
 /// A flow that goes on is exported so often.
@@ -53,9 +54,15 @@ fn octets(load: &Load, round: u32) -> u64 {
 
 fn measure(load: &Load, rounds: u32, scheme: &str, compress: &str) -> Result<String> {
     let server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
-    let aggregator = start(&format!("{scheme}://{}", server.addr(scheme)), compress)?;
+    let url = format!("{scheme}://{}", server.addr(scheme));
+    let settings = format!(
+        "aggregatorTransportProtocol: tcp\nactiveFlowRecordTimeout: {}s\n\
+         clickHouse: {{enable: true, commitInterval: 1s, databaseURL: \"{url}\", compress: {compress}}}\n",
+        ACTIVE.as_secs()
+    );
+    let aggregator = Aggregator::start(&beside("flow-aggregator")?, &settings, "clickhouse")?;
     let mut agents = [Agent::new(&aggregator, load, 0)?, Agent::new(&aggregator, load, 1)?];
-    let (before, begun) = (cpu(aggregator.id())?, Instant::now());
+    let (cpu, begun) = (aggregator.cpu()?, Instant::now());
     for round in 1..=rounds {
         let orders = [0, 1].map(|side| load.order(round, side));
         // Both halves of most flows come within a second, as from Nodes whose clocks agree.
@@ -66,59 +73,25 @@ fn measure(load: &Load, rounds: u32, scheme: &str, compress: &str) -> Result<Str
             }
         }
         let octets = octets(load, round);
-        eventually(PATIENCE, || {
-            let there = server.number(OCTETS)?;
-            ensure!(there == octets, "{there} of {octets} octets are there");
-            Ok(())
-        })?;
+        until("every octet is there", || Ok(server.number(OCTETS)? == octets))?;
         if !load.ended {
             std::thread::sleep(ACTIVE);
         }
     }
-    let (used, took) = (cpu(aggregator.id())? - before, begun.elapsed().as_secs_f64());
+    let (cpu, took) = (aggregator.cpu()? - cpu, begun.elapsed().as_secs_f64());
     let rows = server.number("SELECT toString(count()) FROM flows")?;
-    let refused = aggregator.sink("dropped_total")? + aggregator.sink("failures_total")?;
+    let metric = |name: &str| aggregator.metric(&format!("sink_{name}_total{{sink=\"clickhouse\"}}"));
+    let refused = metric("dropped")? + metric("failures")?;
     ensure!(refused == 0 && server.number(OCTETS)? == self::octets(load, rounds), "rows are dropped or doubled");
     let disk =
         server.number("SELECT toString(sum(bytes_on_disk)) FROM system.parts WHERE active AND table = 'flows'")?;
     Ok(format!(
         "{:.0} rows a CPU second ({:.2} us a row), {rows} rows in {took:.1} s, {} bytes a row on the disk, {} MiB resident at most",
-        rows as f64 / used,
-        used * 1e6 / rows as f64,
+        rows as f64 / cpu,
+        cpu * 1e6 / rows as f64,
         disk / rows,
-        peak(aggregator.id())? >> 20,
+        aggregator.memory("VmHWM")? >> 20,
     ))
-}
-
-/// The aggregator, once it is connected.
-fn start(url: &str, compress: &str) -> Result<Aggregator> {
-    let settings = format!(
-        "activeFlowRecordTimeout: {}s\n\
-         clickHouse: {{enable: true, commitInterval: 1s, databaseURL: \"{url}\", compress: {compress}}}\n",
-        ACTIVE.as_secs()
-    );
-    let aggregator = Aggregator::start(&settings, &[])?;
-    eventually(PATIENCE, || {
-        ensure!(aggregator.sink("connected")? == 1, "the aggregator does not come up");
-        Ok(())
-    })?;
-    Ok(aggregator)
-}
-
-/// CPU seconds of a process so far, of all its threads, also of those that have ended.
-fn cpu(process: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // utime and stime are the 12th and 13th behind the name.
-    let (_, fields) = text.rsplit_once(')').context("no name")?;
-    let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-    Ok(ticks.iter().sum::<u64>() as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-/// Bytes of it that were resident at most.
-fn peak(process: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
 }
 
 /// One Node's agent.
@@ -131,28 +104,13 @@ struct Agent {
 
 impl Agent {
     fn new(aggregator: &Aggregator, load: &Load, side: u32) -> Result<Agent> {
-        let stream = TcpStream::connect(aggregator.addr)?;
-        let mut session = Session::new(Settings {
-            domain: 0xa + side,
-            content: Content::Agent,
-            extended: true,
-            accounting: false,
-            message_limit: STREAM_LIMIT,
-            template_resend: None,
-        });
-        session.begin(BEGIN);
-        Ok(Agent { stream, session, tails: load.tails(side), side })
+        let stream = TcpStream::connect(aggregator.listen)?;
+        Ok(Agent { stream, session: agent(0xa + side), tails: load.tails(side), side })
     }
 
     /// Sends one record of each of these flows.
     fn send(&mut self, load: &Load, flows: &[u32], round: u32) -> Result<()> {
-        for flow in flows {
-            let (head, tail, extended) = load.record(*flow, round, self.side);
-            self.session.push(&head, &self.tails[tail], &extended)?;
-        }
-        self.session.finish();
-        self.stream.write_all(self.session.bytes())?;
-        self.session.clear();
-        Ok(())
+        let sent = messages(load, flows, (round, self.side), &self.tails, &mut self.session);
+        Ok(self.stream.write_all(&sent)?)
     }
 }

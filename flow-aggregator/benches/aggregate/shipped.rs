@@ -1,0 +1,147 @@
+//! The aggregator as shipped, over real sockets: two agents' IPFIX in by TCP or TLS, joined IPFIX out to a collector.
+//!
+//! Gives CPU time of the aggregator's process, in which everything from its first byte to its last is, and its memory.
+//! A round's messages are made before they are sent, so that the senders are no bottleneck.
+
+use crate::{
+    load::{Load, READ, agent, messages},
+    process::{Aggregator, until},
+};
+use anyhow::{Context, Result, ensure};
+use flow_aggregator::certs;
+use flow_common::{
+    ipfix::collector::{self, Batch, Limits, TailHash},
+    net::{Address, Connection, Protocol, TlsClient, TlsFiles, connect},
+};
+use std::{
+    io::Read,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::SystemTime,
+};
+use tokio::runtime::{Builder, Runtime};
+
+pub(crate) struct Figures {
+    pub(crate) records: u64,
+    pub(crate) joined: u64,
+    pub(crate) cpu_seconds: f64,
+    /// Resident before the first record, after the first round, and at most.
+    pub(crate) resident: [u64; 3],
+    pub(crate) tombstones: u64,
+}
+
+pub(crate) fn measure(load: &Load, rounds: u32, protocol: Protocol) -> Result<Figures> {
+    let folder = tempfile::tempdir()?;
+    let (tls, client) = certificates(folder.path())?;
+    let (collector, received) = collect()?;
+    let program = Path::new(env!("CARGO_BIN_EXE_flow-aggregator"));
+    // What is measured is the table, not a sink that is behind: nothing may be dropped.
+    let settings = format!(
+        "aggregatorTransportProtocol: {protocol}\n{tls}flowCollector: {{enable: true, address: \"{collector}\"}}\n\
+         sinkQueue: 4000000\n"
+    );
+    let aggregator = Aggregator::start(program, &settings, "ipfix")?;
+    let mut agents = [0, 1].map(|side| Sender::connect(&aggregator, side, protocol, &client).expect("it connects"));
+    let tails = [load.tails(0), load.tails(1)];
+    let (mut cpu, mut resident) = (0.0, [aggregator.memory("VmRSS")?, 0, 0]);
+    for round in 1..=rounds {
+        let before = aggregator.cpu()?;
+        thread::scope(|scope| {
+            let sending = agents.each_mut().map(|agent| {
+                let tails = &tails;
+                scope.spawn(move || agent.send(load, round, tails))
+            });
+            sending.into_iter().try_for_each(|sending| sending.join().expect("it does not panic"))
+        })?;
+        let all = u64::from(load.flows) * 2 * u64::from(round);
+        until("every record is used", || Ok(aggregator.metric("records_received_total")? == all))?;
+        let joined = u64::from(load.flows) * u64::from(if load.ended { round } else { 1 });
+        until("every joined record is out", || Ok(received.load(Ordering::Relaxed) >= joined))?;
+        cpu += aggregator.cpu()? - before;
+        if round == 1 {
+            resident[1] = aggregator.memory("VmRSS")?;
+        }
+    }
+    resident[2] = aggregator.memory("VmHWM")?;
+    let records = aggregator.metric("records_received_total")?;
+    let joined = received.load(Ordering::Relaxed);
+    let expected = u64::from(load.flows) * u64::from(if load.ended { rounds } else { 1 });
+    ensure!(joined == expected, "{joined} joined records came out, not {expected}");
+    let tombstones = aggregator.metric("tombstones")?;
+    Ok(Figures { records, joined, cpu_seconds: cpu, resident, tombstones })
+}
+
+/// Settings of the aggregator's TLS, and what agents show.
+fn certificates(folder: &Path) -> Result<(String, TlsClient)> {
+    let options = certs::Options { dir: folder.to_owned(), names: Vec::new(), days: 1, force: false };
+    certs::init(&options, SystemTime::now())?;
+    let file = |name: &str| folder.join(name);
+    let client = TlsFiles { ca: file("ca.crt"), cert: file("client.crt"), key: file("client.key") };
+    let settings =
+        format!("tls: {{ca: \"{0}/ca.crt\", cert: \"{0}/server.crt\", key: \"{0}/server.key\"}}\n", folder.display());
+    Ok((settings, TlsClient::load(&client)?))
+}
+
+/// A collector of one session; counts the records that came whole and in order.
+fn collect() -> Result<(SocketAddr, Arc<AtomicU64>)> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let (addr, received) = (listener.local_addr()?, Arc::new(AtomicU64::new(0)));
+    let counter = received.clone();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the aggregator connects");
+        let mut session = collector::Session::new(Limits::STREAM, TailHash::new(1));
+        let (mut buffer, mut filled, mut batch) = (vec![0; 2 * READ], 0, Batch::new(1_024));
+        while let Ok(read @ 1..) = stream.read(&mut buffer[filled..]) {
+            filled += read;
+            let mut at = 0;
+            loop {
+                let next = session.decode(&buffer[..filled], at, 0, &mut batch).expect("good messages");
+                batch.clear();
+                if next == at {
+                    break;
+                }
+                at = next;
+            }
+            buffer.copy_within(at..filled, 0);
+            filled -= at;
+            assert_eq!(session.counters().lost, 0, "no gap in the sequence");
+            counter.store(session.counters().records, Ordering::Relaxed);
+        }
+    });
+    Ok((addr, received))
+}
+
+/// One Node's agent.
+struct Sender {
+    runtime: Runtime,
+    connection: Connection,
+    session: flow_common::ipfix::exporter::Session,
+    side: u32,
+}
+
+impl Sender {
+    fn connect(aggregator: &Aggregator, side: u32, protocol: Protocol, tls: &TlsClient) -> Result<Sender> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // The certificate is for this name.
+        let address = Address::parse(&format!("localhost:{}", aggregator.listen.port()), protocol)?;
+        let connection = runtime.block_on(connect(&address, Some(tls))).context("the aggregator is not reached")?;
+        Ok(Sender { runtime, connection, session: agent(0xa + side), side })
+    }
+
+    fn send(&mut self, load: &Load, round: u32, tails: &[Vec<flow_common::record::EncodedTail>; 2]) -> Result<()> {
+        let order = load.order(round, self.side);
+        let sent = messages(load, &order, (round, self.side), &tails[self.side as usize], &mut self.session);
+        self.runtime.block_on(async {
+            for part in sent.chunks(READ) {
+                self.connection.send(part).await?;
+            }
+            self.connection.flush().await
+        })?;
+        Ok(())
+    }
+}
