@@ -131,18 +131,19 @@ struct Group<'a> {
 }
 
 impl Aggregate {
-    /// An empty table. Its indexes are reserved for the bounds at once.
+    /// An empty table.
     pub fn new(settings: &Settings) -> Aggregate {
         let hasher = RandomState::new();
+        let tail_hash = TailHash::new(hasher.hash_one(GROUP));
         Aggregate {
-            v4: Flows::new(&settings.kept()),
-            v6: Flows::new(&settings.kept()),
+            v4: Flows::new(&settings.kept(), &tail_hash),
+            v6: Flows::new(&settings.kept(), &tail_hash),
             cluster: Cluster::new(settings.labels),
             accounts: Accounts::default(),
             sessions: HashMap::new(),
             past: collector::Counters::default(),
             decoded: collector::Batch::new(GROUP),
-            tail_hash: TailHash::new(hasher.hash_one(GROUP)),
+            tail_hash,
             counts: Counts::default(),
             cut: Cut::default(),
             batch: Batch::default(),
@@ -211,8 +212,8 @@ impl Aggregate {
             self.v6.configure(settings, now);
         } else {
             self.finish(now);
-            self.v4 = Flows::new(&settings.kept());
-            self.v6 = Flows::new(&settings.kept());
+            self.v4 = Flows::new(&settings.kept(), &self.tail_hash);
+            self.v6 = Flows::new(&settings.kept(), &self.tail_hash);
             self.proxy = settings.proxy;
         }
         self.cluster.show_labels(settings.labels);
@@ -230,7 +231,10 @@ impl Aggregate {
 
     /// The flows exported since the last call.
     pub fn take_batch(&mut self) -> Batch {
-        std::mem::take(&mut self.batch)
+        let next = Batch::like(&self.batch);
+        let mut taken = std::mem::replace(&mut self.batch, next);
+        taken.fit();
+        taken
     }
 
     /// How many flows wait in the batch.

@@ -27,14 +27,16 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-/// A read of a busy session.
-const LARGEST_READ: usize = 256 * 1024;
+/// A read of a busy session: enough records to work on together, and little enough that the allocator keeps the memory.
+const LARGEST_READ: usize = 64 * 1024;
 /// A read of a session that says little: most do.
 const SMALLEST_READ: usize = 16 * 1024;
 /// An exporter by UDP that is silent so long is forgotten: three times the interval at which templates are sent again.
 const DATAGRAM_SESSION: Duration = Duration::from_secs(1800);
 const DATAGRAM_SWEEP: Duration = Duration::from_secs(60);
 const DATAGRAM: usize = 65_535;
+/// What datagrams are received into, one behind the other.
+const DATAGRAM_BUFFER: usize = 256 * 1024;
 /// After a failed accept (no file descriptors left) the next waits, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -142,7 +144,7 @@ impl Collector {
         let mut buffer = BytesMut::new();
         loop {
             if buffer.capacity() - buffer.len() < DATAGRAM {
-                buffer = BytesMut::with_capacity(LARGEST_READ);
+                buffer = BytesMut::with_capacity(DATAGRAM_BUFFER);
             }
             tokio::select! {
                 received = listener.receive(&mut buffer) => match received {

@@ -14,6 +14,9 @@ use flow_common::record::{
 };
 use flow_common::time::Timestamp;
 
+/// Bytes of room that a new batch has at most: exports often follow one another, and growing step by step costs.
+const LIKE: usize = 256 * 1024;
+
 /// Flows, encoded once for all sinks; all joined, or none.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -32,6 +35,23 @@ pub struct Joined<'a> {
 }
 
 impl Batch {
+    /// With room for as much as another one has, within bounds.
+    pub(super) fn like(other: &Batch) -> Batch {
+        Batch {
+            proxied: false,
+            bytes: Vec::with_capacity(other.bytes.len().min(LIKE)),
+            records: Vec::with_capacity(other.records.len().min(LIKE / 256)),
+        }
+    }
+
+    /// Without room that it does not need: it may wait for long in a queue.
+    pub(super) fn fit(&mut self) {
+        if self.bytes.capacity() / 2 > self.bytes.len() {
+            self.bytes.shrink_to_fit();
+            self.records.shrink_to_fit();
+        }
+    }
+
     /// How many flows.
     pub fn len(&self) -> usize {
         self.records.len()
@@ -81,7 +101,7 @@ impl Batch {
         self.proxied = true;
         let family = head.family();
         head.encode(family, &mut self.bytes);
-        tail::merge(family, [names, &[]], http, &mut self.bytes, cut);
+        tail::merge(family, [names, &[]], None, http, &mut self.bytes, cut);
         origin.encode(family, &mut self.bytes);
         Labels::encode_texts(labels, &mut self.bytes, cut);
         extended.encode(family, &mut self.bytes);
@@ -225,7 +245,7 @@ impl Shown {
             reverse_tcp_flags: source.flags[1] | destination.flags[1],
             icmp_type_code: flow.icmp,
             flow_id: if source.flow_id == 0 { destination.flow_id } else { source.flow_id },
-            dropped_packets: source.dropped.saturating_add(destination.dropped),
+            dropped_packets: u64::from(source.dropped) + u64::from(destination.dropped),
             // The numbers rise from unknown over forwarded to denied by a rule.
             forwarding_status: source.status.code().max(destination.status.code()).into(),
             nat_src_addr: if translated { flow.key.src.ip() } else { A::NONE.ip() },

@@ -12,12 +12,13 @@ use super::{
     key::{Addr, Key},
     rules::{Outcome, Relation},
     table::{Index, Slab},
-    tails::Tails,
+    tails::{TailId, Tails},
     tombstones::Tombstones,
 };
 use crate::correlate::{Half, Role};
 use flow_common::{
     expiry::Expiry,
+    ipfix::collector::TailHash,
     record::{Cut, FlowType},
     time::Timestamp,
 };
@@ -44,13 +45,13 @@ pub(super) struct Flows<A> {
 }
 
 impl<A: Addr> Flows<A> {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, tail_hash: &TailHash) -> Self {
         let horizon = settings.inactive.max(settings.active).max(settings.correlation) + 1;
         Flows {
-            tails: Tails::new(A::FAMILY),
+            tails: Tails::new(A::FAMILY, tail_hash.clone()),
             tombstones: Tombstones::new(settings.max_tombstones),
             slab: Slab::new(),
-            index: Index::with_capacity(settings.max_flows),
+            index: Index::new(),
             expiry: Expiry::new(0, horizon),
             hasher: foldhash::fast::RandomState::default(),
             settings: settings.clone(),
@@ -156,20 +157,30 @@ impl<A: Addr> Flows<A> {
                 || flow.relation(side, &item.numbers) == Relation::Same;
             same.then_some((slot, side))
         });
-        match (known, slot) {
-            (Some((slot, side)), _) => self.further(slot, side, item, turn),
-            (None, Some(slot)) => self.other(slot, item, turn),
-            (None, None) => self.unknown(item, turn),
+        match known {
+            Some((slot, side)) => self.further(slot, side, item, None, turn),
+            None => self.first(slot, item, turn),
         }
     }
 
-    /// A further record of a half that is known.
+    /// A record that is not of a half that is known. Its names are looked up once for all that follows.
+    #[cold]
+    fn first(&mut self, slot: Option<u32>, item: &Item<'_, A>, turn: &mut Turn<'_>) {
+        let tail = self.tails.keep(item.names.tail, item.names.tail_hash);
+        match slot {
+            Some(slot) => self.other(slot, item, tail, turn),
+            None => self.unknown(item, tail, turn),
+        }
+        self.tails.release(tail);
+    }
+
+    /// A further record of a half that is known, or whose flow is.
     #[inline]
-    fn further(&mut self, slot: u32, side: usize, item: &Item<'_, A>, turn: &mut Turn<'_>) {
+    fn further(&mut self, slot: u32, side: usize, item: &Item<'_, A>, held: Option<TailId>, turn: &mut Turn<'_>) {
         let Some(flow) = self.slab.at_mut(slot) else { return };
         flow.heard = turn.now;
         let (fresh, names) = (!flow.sides[side].is_known(), flow.sides[side].tail);
-        let outcome = take(flow, side, item, &mut self.tails);
+        let outcome = take(flow, side, item, held, &mut self.tails);
         let renamed = flow.sides[side].tail != names;
         if outcome == Outcome::Repeated {
             turn.counts.repeated += 1;
@@ -181,49 +192,48 @@ impl<A: Addr> Flows<A> {
     }
 
     /// A record under the key of a flow that may be another connection, another half, or begin anew.
-    #[cold]
-    fn other(&mut self, slot: u32, item: &Item<'_, A>, turn: &mut Turn<'_>) {
+    fn other(&mut self, slot: u32, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
         if let Some(number) = self.buried(item) {
-            return self.late(number, item, turn);
+            return self.late(number, item, tail, turn);
         }
-        let role = self.role(item);
+        let role = self.role(item, tail);
         let Some(flow) = self.slab.at_mut(slot) else { return };
         let Some(side) = flow.side_of(item.exporter, role) else {
             turn.counts.surplus += 1;
             return;
         };
         match flow.relation(side, &item.numbers) {
-            Relation::Same => self.further(slot, side, item, turn),
+            Relation::Same => self.further(slot, side, item, Some(tail), turn),
             Relation::Anew => {
                 flow.begin_anew(side, &item.numbers);
                 turn.counts.restarted += 1;
-                self.further(slot, side, item, turn);
+                self.further(slot, side, item, Some(tail), turn);
             }
             Relation::Reused => {
                 turn.counts.reused += 1;
                 self.close(slot, turn);
-                self.begin(item, turn);
+                self.begin(item, tail, turn);
             }
-            Relation::Earlier => match self.resting(item) {
-                Some(number) => self.late(number, item, turn),
-                None => self.alone(item, turn),
+            Relation::Earlier => match self.resting(item, tail) {
+                Some(number) => self.late(number, item, tail, turn),
+                None => self.alone(item, tail, turn),
             },
         }
     }
 
     /// A record of no flow in the table.
-    #[cold]
-    fn unknown(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) {
-        match self.buried(item).or_else(|| self.resting(item)) {
-            Some(number) => self.late(number, item, turn),
-            None => self.begin(item, turn),
+    fn unknown(&mut self, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
+        let rests = self.tombstones.is_there(&item.key, item.hash);
+        let number = if rests { self.buried(item).or_else(|| self.resting(item, tail)) } else { None };
+        match number {
+            Some(number) => self.late(number, item, tail, turn),
+            None => self.begin(item, tail, turn),
         }
     }
 
     /// The tombstone of the flow that goes on with this record, by its side and times.
-    fn resting(&mut self, item: &Item<'_, A>) -> Option<u32> {
-        self.tombstones.matching(&item.key, item.hash, |_| true)?;
-        let role = self.role(item);
+    fn resting(&self, item: &Item<'_, A>, tail: TailId) -> Option<u32> {
+        let role = self.role(item, tail);
         self.tombstones.matching(&item.key, item.hash, |flow| {
             flow.side_of(item.exporter, role).is_some_and(|side| flow.goes_on_with(side, &item.numbers))
         })
@@ -237,9 +247,9 @@ impl<A: Addr> Flows<A> {
 
     /// A record of a flow of which only a tombstone is left: mostly a repeat. Else the flow lives again, or, where its
     /// key has another flow by now, is exported and buried again.
-    fn late(&mut self, number: u32, item: &Item<'_, A>, turn: &mut Turn<'_>) {
+    fn late(&mut self, number: u32, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
         let Some(mut flow) = self.tombstones.view(number) else { return };
-        let role = self.role(item);
+        let role = self.role(item, tail);
         let flow_id = item.numbers.flow_id;
         let named = flow.sides.iter().position(|side| flow_id != 0 && side.flow_id == flow_id);
         let Some(side) = named.or_else(|| flow.side_of(item.exporter, role)) else {
@@ -248,7 +258,7 @@ impl<A: Addr> Flows<A> {
         };
         flow.heard = turn.now;
         let fresh = !flow.sides[side].is_known();
-        if take(&mut flow, side, item, &mut self.tails) == Outcome::Repeated {
+        if take(&mut flow, side, item, Some(tail), &mut self.tails) == Outcome::Repeated {
             turn.counts.repeated += 1;
             return;
         }
@@ -266,28 +276,30 @@ impl<A: Addr> Flows<A> {
     }
 
     /// A record of an earlier connection that left no tombstone, under the key of a later one: exported as it is.
-    fn alone(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) {
-        let slot = self.create(item, turn);
-        self.close(slot, turn);
+    fn alone(&mut self, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
+        if let Some(slot) = self.create(item, tail, turn) {
+            self.close(slot, turn);
+        }
     }
 
     /// A new flow.
-    fn begin(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) {
+    fn begin(&mut self, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
         self.make_room(turn);
-        let slot = self.create(item, turn);
-        self.index.insert(item.hash, slot);
-        self.schedule(slot, turn.now);
+        if let Some(slot) = self.create(item, tail, turn) {
+            self.index.insert(item.hash, slot);
+            self.schedule(slot, turn.now);
+        }
     }
 
-    fn create(&mut self, item: &Item<'_, A>, turn: &mut Turn<'_>) -> u32 {
-        let mut flow = Flow::new(item.key, turn.now);
-        let role = self.role(item);
+    /// Nothing if the slab gives no place, which it does.
+    fn create(&mut self, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) -> Option<u32> {
+        let role = self.role(item, tail);
         let side = usize::from(role == Some(Role::Destination));
-        take(&mut flow, side, item, &mut self.tails);
-        let slot = self.slab.insert(flow);
+        let slot = self.slab.insert(Flow::new(item.key, turn.now));
+        take(self.slab.at_mut(slot)?, side, item, Some(tail), &mut self.tails);
         self.judge(slot, side, true, turn);
         turn.counts.begun += 1;
-        slot
+        Some(slot)
     }
 
     /// Decides whether the flow is complete, and has it exported if it just became so or is over.
@@ -321,10 +333,8 @@ impl<A: Addr> Flows<A> {
         }
     }
 
-    fn role(&mut self, item: &Item<'_, A>) -> Option<Role> {
-        let tail = self.tails.keep(item.names.tail);
+    fn role(&self, item: &Item<'_, A>, tail: TailId) -> Option<Role> {
         let facts = self.tails.facts(tail);
-        self.tails.release(tail);
         let translated = item.client.is_known();
         Half { facts, status: item.numbers.status, translated, src_is_other_node: false }.role()
     }
@@ -349,7 +359,7 @@ impl<A: Addr> Flows<A> {
         let Some(tail) = self.tails.owned(known) else { return };
         if let Some(better) = turn.cluster.correct(ends, flow.alone, &tail) {
             let encoded = better.to_encoded(A::FAMILY, turn.cut);
-            flow.sides[side].tail = self.tails.keep(encoded.bytes());
+            flow.sides[side].tail = self.tails.keep_new(encoded.bytes());
             self.tails.release(known);
         }
     }
@@ -386,11 +396,12 @@ impl<A: Addr> Flows<A> {
     }
 
     fn bury(&mut self, slot: u32, turn: &mut Turn<'_>) {
-        let Some(flow) = self.slab.remove(slot) else { return };
+        let Some(flow) = self.slab.at_mut(slot) else { return };
         let hash = self.hasher.hash_one(flow.key) as u32;
         self.index.remove(hash, slot);
         self.expiry.cancel(slot);
         turn.counts.tombstones_evicted += self.tombstones.bury(flow, hash, turn.now, &mut self.tails);
+        self.slab.remove(slot);
     }
 
     /// In a full table, of some flows the one that was not heard of for longest goes.

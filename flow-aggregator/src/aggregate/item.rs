@@ -28,9 +28,16 @@ pub(super) struct Names<'a> {
     pub(super) http: &'a [u8],
 }
 
-/// Numbers and names of a record of the same connection into the flow.
+/// Numbers and names of a record of the same connection into the flow. `held` is the record's tail if it was looked up
+/// already; the flow becomes one more user of it.
 #[inline]
-pub(super) fn take<A: Addr>(flow: &mut Flow<A>, side: usize, item: &Item<'_, A>, tails: &mut Tails) -> Outcome {
+pub(super) fn take<A: Addr>(
+    flow: &mut Flow<A>,
+    side: usize,
+    item: &Item<'_, A>,
+    held: Option<TailId>,
+    tails: &mut Tails,
+) -> Outcome {
     let known = &flow.sides[side];
     let fresh = !known.is_known();
     let counts = fresh || flow.adds(side, &item.numbers);
@@ -39,7 +46,10 @@ pub(super) fn take<A: Addr>(flow: &mut Flow<A>, side: usize, item: &Item<'_, A>,
     let later = fresh || item.numbers.end > known.end || (item.numbers.end == known.end && counts);
     let tail = match same_names {
         true => None,
-        false if fresh || known.is_replaced_by(&item.numbers) => Some(tails.keep(item.names.tail)),
+        false if fresh || known.is_replaced_by(&item.numbers) => Some(match held {
+            Some(tail) => tails.share(tail),
+            None => tails.keep(item.names.tail, item.names.tail_hash),
+        }),
         false => Some(renamed(known.tail, later, item.names.tail, tails)),
     };
     let client = item.client.is_known() && !flow.client.is_known();

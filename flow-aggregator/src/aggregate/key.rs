@@ -21,6 +21,10 @@ pub(super) trait Addr: Copy + Eq + Debug + Send + Sync + 'static {
     fn ip(self) -> IpAddr;
     /// Feeds two addresses to a hasher.
     fn hash_pair(src: Self, dst: Self, state: &mut impl Hasher);
+    /// Appends its bytes.
+    fn write(self, out: &mut Vec<u8>);
+    /// Takes what [`write`](Self::write) appended from the front.
+    fn read(from: &mut &[u8]) -> Self;
 }
 
 impl Addr for Ipv4Addr {
@@ -42,6 +46,16 @@ impl Addr for Ipv4Addr {
     #[inline]
     fn hash_pair(src: Self, dst: Self, state: &mut impl Hasher) {
         state.write_u64(u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits()));
+    }
+
+    #[inline]
+    fn write(self, out: &mut Vec<u8>) {
+        out.extend(self.octets());
+    }
+
+    #[inline]
+    fn read(from: &mut &[u8]) -> Self {
+        take::<4>(from).into()
     }
 }
 
@@ -66,6 +80,14 @@ impl Addr for Ipv6Addr {
     fn hash_pair(src: Self, dst: Self, state: &mut impl Hasher) {
         state.write_u128(src.to_bits());
         state.write_u128(dst.to_bits());
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        out.extend(self.octets());
+    }
+
+    fn read(from: &mut &[u8]) -> Self {
+        take::<16>(from).into()
     }
 }
 
@@ -103,6 +125,33 @@ impl<A: Addr> Key<A> {
         let key = Key { src: src.addr, dst, src_port: src.port, dst_port: head.dst_port, protocol: head.protocol };
         (key, client)
     }
+
+    /// Appends its bytes.
+    #[inline]
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        self.src.write(out);
+        self.dst.write(out);
+        out.extend(self.src_port.to_le_bytes());
+        out.extend(self.dst_port.to_le_bytes());
+        out.push(self.protocol);
+    }
+
+    /// Takes what [`write`](Self::write) appended from the front.
+    #[inline]
+    pub(super) fn read(from: &mut &[u8]) -> Key<A> {
+        let (src, dst) = (A::read(from), A::read(from));
+        let [src_port, dst_port] = [take(from), take(from)].map(u16::from_le_bytes);
+        let [protocol] = take(from);
+        Key { src, dst, src_port, dst_port, protocol }
+    }
+}
+
+/// The first bytes; zeroes where there are none.
+#[inline]
+fn take<const N: usize>(from: &mut &[u8]) -> [u8; N] {
+    let Some((first, rest)) = from.split_first_chunk() else { return [0; N] };
+    *from = rest;
+    *first
 }
 
 impl<A: Addr> Client<A> {

@@ -122,11 +122,8 @@ impl<A: Addr> Flow<A> {
         known.count(numbers);
         if latest {
             let since = if fresh { numbers.start } else { known.end };
-            known.throughput = [OCTETS, REVERSE_OCTETS].map(|at| {
-                let bits = u128::from(known.total[at] - before[at]) * 8000;
-                let passed = u128::from(numbers.end.saturating_sub(since));
-                bits.checked_div(passed).and_then(|rate| u64::try_from(rate).ok()).unwrap_or(0)
-            });
+            let passed = numbers.end.saturating_sub(since);
+            known.throughput = [OCTETS, REVERSE_OCTETS].map(|at| throughput(known.total[at] - before[at], passed));
         }
         known.judge(numbers, latest, replaced);
         known.end = known.end.max(numbers.end);
@@ -220,6 +217,18 @@ impl Side {
         let says = numbers.status != ForwardingStatus::Unknown;
         if replaced || (says && (latest || self.status == ForwardingStatus::Unknown)) {
             self.status = numbers.status;
+        }
+    }
+}
+
+/// Bits a second, of octets in milliseconds; 0 if no time passed, or if it is beyond all numbers.
+#[inline]
+fn throughput(octets: u64, milliseconds: u64) -> u64 {
+    match octets.checked_mul(8000) {
+        Some(bits) => bits.checked_div(milliseconds).unwrap_or(0),
+        None => {
+            let rate = (u128::from(octets) * 8000).checked_div(u128::from(milliseconds));
+            rate.and_then(|rate| u64::try_from(rate).ok()).unwrap_or(0)
         }
     }
 }

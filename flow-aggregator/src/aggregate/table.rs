@@ -1,8 +1,8 @@
 //! Where flows live: a slab in chunks, and an index of (hash, slot) in front of it.
 //!
 //! A look-up touches the slab only where the flow is, the index grows without touching it, and growth of the slab moves
-//! nothing. The index is reserved for the bound at the start: growing a large one would stop everything for
-//! milliseconds. Knows nothing of what a flow is.
+//! nothing. The index is in parts that grow each for itself: growing a large one would stop everything for milliseconds,
+//! and one that is reserved for the bound is spread over more memory than few flows need. Knows nothing of what a flow is.
 
 use hashbrown::HashTable;
 
@@ -59,39 +59,53 @@ impl<T> Slab<T> {
         slot
     }
 
-    pub(super) fn remove(&mut self, slot: u32) -> Option<T> {
+    /// False if there is none. Its room is given to the next.
+    pub(super) fn remove(&mut self, slot: u32) -> bool {
         let index = slot as usize;
-        let value = self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)?.take()?;
+        let entry = self.chunks.get_mut(index / CHUNK).and_then(|chunk| chunk.get_mut(index % CHUNK));
+        let Some(entry) = entry.filter(|entry| entry.is_some()) else { return false };
+        *entry = None;
         self.live -= 1;
         self.free.push(slot);
-        Some(value)
+        true
     }
 }
 
+/// Bits of the hash that choose the part of the index.
+const PART: u32 = 6;
+
 /// Numbers found by a 32-bit hash and the caller's comparison.
 #[derive(Debug)]
-pub(super) struct Index(HashTable<(u32, u32)>);
+pub(super) struct Index([HashTable<(u32, u32)>; 1 << PART]);
 
 impl Index {
-    pub(super) fn with_capacity(capacity: usize) -> Self {
-        Index(HashTable::with_capacity(capacity))
+    pub(super) fn new() -> Self {
+        Index([const { HashTable::new() }; 1 << PART])
     }
 
     /// The first number under `hash` that `is_it` accepts.
     #[inline]
     pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.0.find(widen(hash), |entry| entry.0 == hash && is_it(entry.1)).map(|entry| entry.1)
+        let part = &self.0[part(hash)];
+        part.find(widen(hash), |entry| entry.0 == hash && is_it(entry.1)).map(|entry| entry.1)
     }
 
+    #[inline]
     pub(super) fn insert(&mut self, hash: u32, number: u32) {
-        self.0.insert_unique(widen(hash), (hash, number), |entry| widen(entry.0));
+        self.0[part(hash)].insert_unique(widen(hash), (hash, number), |entry| widen(entry.0));
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, hash: u32, number: u32) {
-        if let Ok(entry) = self.0.find_entry(widen(hash), |entry| *entry == (hash, number)) {
+        if let Ok(entry) = self.0[part(hash)].find_entry(widen(hash), |entry| *entry == (hash, number)) {
             entry.remove();
         }
     }
+}
+
+#[inline]
+fn part(hash: u32) -> usize {
+    (hash >> (u32::BITS - PART)) as usize
 }
 
 /// The table's buckets come from the low bits and its control bytes from the high ones.
@@ -109,10 +123,10 @@ mod tests {
     proptest! {
         #[test]
         fn slab_and_index_are_a_map(steps in prop::collection::vec((any::<bool>(), 0..40_u64), 0..3000)) {
-            let (mut slab, mut index, mut model) = (Slab::new(), Index::with_capacity(0), BTreeMap::new());
+            let (mut slab, mut index, mut model) = (Slab::new(), Index::new(), BTreeMap::new());
             for (insert, key) in steps {
-                // Few hashes, so that they collide.
-                let hash = (key % 7) as u32;
+                // Few hashes, so that they collide, of several parts.
+                let hash = (key % 7) as u32 * 0x1234_5678;
                 let found = index.find(hash, |slot| slab.at(slot) == Some(&key));
                 prop_assert_eq!(found, model.get(&key).copied());
                 match (insert, found) {
@@ -123,7 +137,8 @@ mod tests {
                     }
                     (false, Some(slot)) => {
                         index.remove(hash, slot);
-                        prop_assert_eq!(slab.remove(slot), Some(key));
+                        prop_assert!(slab.remove(slot));
+                        prop_assert!(!slab.remove(slot));
                         model.remove(&key);
                     }
                     _ => {}

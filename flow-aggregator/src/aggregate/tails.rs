@@ -6,16 +6,15 @@
 
 use super::table::Slab;
 use crate::correlate::Facts;
-use flow_common::record::{
-    Cut, Family, Tail,
-    tail::{fields, is_absent, merge},
+use flow_common::{
+    ipfix::collector::TailHash,
+    record::{Cut, Family, Tail, tail::merge},
 };
 use hashbrown::HashTable;
-use std::hash::BuildHasher;
 
 /// Names of a tail in [`Tails`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TailId(u32);
+pub(super) struct TailId(pub(super) u32);
 
 impl TailId {
     /// No tail.
@@ -36,7 +35,7 @@ pub(super) struct Tails {
     family: Family,
     entries: Slab<Entry>,
     index: HashTable<u32>,
-    hasher: foldhash::fast::RandomState,
+    hasher: TailHash,
     /// Which element is the TCP state: it is the latest record's, not the source's.
     state: Option<usize>,
     scratch: Vec<u8>,
@@ -52,12 +51,12 @@ pub(super) enum Latest {
 }
 
 impl Tails {
-    pub(super) fn new(family: Family) -> Self {
+    pub(super) fn new(family: Family, hasher: TailHash) -> Self {
         Tails {
             family,
             entries: Slab::new(),
             index: HashTable::new(),
-            hasher: foldhash::fast::RandomState::default(),
+            hasher,
             state: Tail::FIELDS.iter().position(|field| field.rust_name == "tcp_state"),
             scratch: Vec::new(),
         }
@@ -65,12 +64,6 @@ impl Tails {
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// The hash by which a flow remembers a side's last tail.
-    #[inline]
-    pub(super) fn hash(&self, bytes: &[u8]) -> u64 {
-        self.hasher.hash_one(bytes)
     }
 
     pub(super) fn facts(&self, id: TailId) -> Facts {
@@ -87,12 +80,15 @@ impl Tails {
         Tail::decode(self.family, self.bytes(id))
     }
 
-    /// The number of a tail, with one user more.
-    pub(super) fn keep(&mut self, bytes: &[u8]) -> TailId {
-        let hash = self.hash(bytes);
+    /// The number of a tail whose hash is not known yet, with one user more.
+    pub(super) fn keep_new(&mut self, bytes: &[u8]) -> TailId {
+        self.keep(bytes, self.hasher.of(bytes))
+    }
+
+    /// The number of a tail with this hash, with one user more.
+    pub(super) fn keep(&mut self, bytes: &[u8], hash: u64) -> TailId {
         if let Some(id) = self.find(bytes, hash) {
-            self.share(id);
-            return id;
+            return self.share(id);
         }
         let Some(tail) = Tail::decode(self.family, bytes) else { return TailId::NONE };
         let mut clean = Vec::with_capacity(bytes.len());
@@ -104,10 +100,11 @@ impl Tails {
     }
 
     /// One user more of a tail that is there.
-    pub(super) fn share(&mut self, id: TailId) {
+    pub(super) fn share(&mut self, id: TailId) -> TailId {
         if let Some(entry) = self.entries.at_mut(id.0) {
             entry.users += 1;
         }
+        id
     }
 
     /// One user less; the last one takes the tail away.
@@ -128,8 +125,8 @@ impl Tails {
     pub(super) fn merge(&mut self, first: &[u8], second: &[u8]) -> TailId {
         let mut merged = std::mem::take(&mut self.scratch);
         merged.clear();
-        merge(self.family, [first, second], "", &mut merged, &mut Cut::default());
-        let id = self.keep(&merged);
+        merge(self.family, [first, second], None, "", &mut merged, &mut Cut::default());
+        let id = self.keep_new(&merged);
         self.scratch = merged;
         id
     }
@@ -137,19 +134,8 @@ impl Tails {
     /// Appends both halves' names as one: the first half's where it has them, else the second's; the TCP state of the
     /// latest. HTTP transactions that are given stand in their place.
     pub(super) fn join(&self, ids: [TailId; 2], latest: Latest, http: &str, out: &mut Vec<u8>, cut: &mut Cut) {
-        let [first, second] = ids.map(|id| self.bytes(id));
-        if latest == Latest::First || first.is_empty() || second.is_empty() {
-            return merge(self.family, [first, second], http, out, cut);
-        }
-        let begin = out.len();
-        for (at, (first, second)) in fields(self.family, first).zip(fields(self.family, second)).enumerate() {
-            let (first, second) = if self.state == Some(at) { (second, first) } else { (first, second) };
-            out.extend_from_slice(if is_absent(first) { second } else { first });
-        }
-        if !http.is_empty() {
-            let joined = out.split_off(begin);
-            merge(self.family, [&joined, &[]], http, out, cut);
-        }
+        let state = if latest == Latest::Second { self.state } else { None };
+        merge(self.family, ids.map(|id| self.bytes(id)), state, http, out, cut);
     }
 
     fn find(&self, bytes: &[u8], hash: u64) -> Option<TailId> {
@@ -159,10 +145,9 @@ impl Tails {
     }
 
     fn keep_clean(&mut self, bytes: &[u8], facts: Facts) -> TailId {
-        let hash = self.hash(bytes);
+        let hash = self.hasher.of(bytes);
         if let Some(id) = self.find(bytes, hash) {
-            self.share(id);
-            return id;
+            return self.share(id);
         }
         self.insert(Entry { bytes: bytes.into(), hash, users: 1, facts })
     }

@@ -5,7 +5,7 @@ use flow_common::ipfix::accounting::Accounting;
 use flow_common::record::{
     AggregatedFlow, Cut, EndReason, Extended, FlowRecord, FlowType, ForwardingStatus, Head, NodeAddr, Tail, TcpState,
 };
-use std::{hash::BuildHasher, net::IpAddr};
+use std::net::IpAddr;
 
 /// 2024-01-01T00:00:00Z.
 pub(crate) const EPOCH: u32 = 1_704_067_200;
@@ -51,7 +51,7 @@ impl Aggregate {
         for (record, tail) in records.iter().zip(&encoded) {
             let FlowRecord { head, extended, .. } = record;
             let has_totals = head.totals() != [0; 4] || head.deltas() == [0; 4];
-            let tail_hash = foldhash::fast::FixedState::default().hash_one(tail.bytes());
+            let tail_hash = self.tail_hash.of(tail.bytes());
             let names = Names { tail: tail.bytes(), tail_hash, http: record.tail.http.as_bytes() };
             self.gather(source, &Told { head, extended, has_totals }, names, &mut group);
         }

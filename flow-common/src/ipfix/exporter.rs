@@ -188,7 +188,7 @@ impl Session {
     pub fn push_joined(&mut self, parts: &JoinedParts<'_>) -> Result<(), Refused> {
         let family = parts.head.family();
         self.push_flow(Content::Joined, parts.head, parts.extended, |out, cut| {
-            tail::merge(family, parts.tails, parts.http, out, cut);
+            tail::merge(family, parts.tails, None, parts.http, out, cut);
             parts.per_node.encode(family, out);
             Labels::encode_texts(parts.labels, out, cut);
         })
@@ -198,7 +198,7 @@ impl Session {
     pub fn push_proxied(&mut self, parts: &ProxiedParts<'_>) -> Result<(), Refused> {
         let family = parts.head.family();
         self.push_flow(Content::Proxied, parts.head, parts.extended, |out, cut| {
-            tail::merge(family, [parts.tail, &[]], parts.http, out, cut);
+            tail::merge(family, [parts.tail, &[]], None, parts.http, out, cut);
             parts.origin.encode(family, out);
             Labels::encode_texts(parts.labels, out, cut);
         })

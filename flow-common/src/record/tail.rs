@@ -77,7 +77,7 @@ impl Tail {
 }
 
 /// The elements of a tail, each with its length in front.
-pub fn fields(family: Family, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn fields(family: Family, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut from = Reader::new(bytes);
     WIDTHS[family.index()].iter().map_while(move |width| match *width {
         VARIABLE => from.variable_with_length(),
@@ -113,37 +113,101 @@ fn walk(widths: &[u16; FIELDS], bytes: &[u8]) -> Option<Bounds> {
     (at <= bytes.len()).then_some(Bounds { http, addr, end: at })
 }
 
-/// Whether an element, as [`fields`] gives it, is absent: an empty string, a zero, no address.
-#[inline]
-pub fn is_absent(field: &[u8]) -> bool {
-    match field {
-        [only] => *only == 0,
-        // An empty string with the long form of a length.
-        [255, 0, 0] => true,
-        // A string's length byte is not 0 unless it stands alone.
-        [first, ..] => *first == 0 && field.iter().all(|byte| *byte == 0),
-        [] => true,
-    }
-}
-
-/// Appends the tail that has each element of the first, or of the second where the first has none; either may be an
-/// empty slice. HTTP transactions that are given take the place of both tails'; too long ones are cut and counted.
-pub fn merge(family: Family, tails: [&[u8]; 2], http: &str, out: &mut Vec<u8>, cut: &mut Cut) {
+/// Appends the tail that has each element of the first, or of the second where the first has none; of the element
+/// `turned` the second's goes before. Either may be an empty slice. HTTP transactions that are given take the place of both
+/// tails'; too long ones are cut and counted.
+pub fn merge(family: Family, tails: [&[u8]; 2], turned: Option<usize>, http: &str, out: &mut Vec<u8>, cut: &mut Cut) {
     if let ([only, []] | [[], only], "") = (tails, http)
         && !only.is_empty()
     {
         out.extend_from_slice(only);
         return;
     }
-    let [mut first, mut second] = tails.map(|bytes| fields(family, bytes));
-    for (field, width) in WIDTHS[family.index()].iter().enumerate() {
-        let first = first.next().filter(|field| !is_absent(field));
-        match first.or(second.next()) {
-            _ if field == HTTP && !http.is_empty() => value::put_text(&cut.json(http), out),
-            Some(bytes) => out.extend_from_slice(bytes),
-            None => out.resize(out.len() + absent_width(*width), 0),
-        }
+    match family {
+        Family::V4 => Merge::new(tails).run(&const { widths(Family::V4) }, turned, http, out, cut),
+        Family::V6 => Merge::new(tails).run(&const { widths(Family::V6) }, turned, http, out, cut),
     }
+}
+
+/// Two tails on their way to one. Elements that follow one another in the same tail are appended together.
+struct Merge<'a> {
+    tails: [&'a [u8]; 2],
+    /// Where the next element begins in each.
+    at: [usize; 2],
+    /// From here to `at`, the elements of tail `from` wait to be appended.
+    begin: usize,
+    from: usize,
+}
+
+impl<'a> Merge<'a> {
+    fn new(tails: [&'a [u8]; 2]) -> Self {
+        Merge { tails, at: [0; 2], begin: 0, from: 0 }
+    }
+
+    #[inline(always)]
+    fn run(mut self, widths: &[u16; FIELDS], turned: Option<usize>, http: &str, out: &mut Vec<u8>, cut: &mut Cut) {
+        let [first, second] = self.tails;
+        out.reserve(first.len() + second.len());
+        for (field, width) in widths.iter().enumerate() {
+            let (a, b) = (element(first, self.at[0], *width), element(second, self.at[1], *width));
+            let own = field == HTTP && !http.is_empty();
+            let from = match (a.present, b.present) {
+                (true, true) => usize::from(turned == Some(field)),
+                (true, false) => 0,
+                (false, true) => 1,
+                // Neither: whichever is at hand, of those that have a place for it.
+                (false, false) if a.end == self.at[0] => 1,
+                (false, false) if b.end == self.at[1] => 0,
+                (false, false) => self.from,
+            };
+            let nowhere = if from == 0 { a.end == self.at[0] } else { b.end == self.at[1] };
+            if own || nowhere {
+                self.append(out);
+                match own {
+                    true => value::put_text(&cut.json(http), out),
+                    false => out.resize(out.len() + absent_width(*width), 0),
+                }
+                self.at = [a.end, b.end];
+                self.begin = self.at[self.from];
+                continue;
+            }
+            if from != self.from {
+                self.append(out);
+                (self.from, self.begin) = (from, self.at[from]);
+            }
+            self.at = [a.end, b.end];
+        }
+        self.append(out);
+    }
+
+    #[inline]
+    fn append(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.tails[self.from].get(self.begin..self.at[self.from]).unwrap_or_default());
+    }
+}
+
+/// An element in its tail: where it ends, which is where it begins if there is none, and whether it says anything.
+struct Element {
+    end: usize,
+    present: bool,
+}
+
+#[inline(always)]
+fn element(bytes: &[u8], at: usize, width: u16) -> Element {
+    let bytes = bytes.get(at..).unwrap_or_default();
+    let (length, present) = match (width, bytes) {
+        (VARIABLE, []) => (0, false),
+        (VARIABLE, [255, high, low, ..]) => {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            (3 + length, length > 0)
+        }
+        (VARIABLE, [length, ..]) => (1 + usize::from(*length), *length > 0),
+        (width, bytes) => {
+            let value = bytes.get(..width.into()).unwrap_or_default();
+            (value.len(), value.iter().any(|byte| *byte != 0))
+        }
+    };
+    Element { end: at + length.min(bytes.len()), present }
 }
 
 /// Appends a tail without any element.
@@ -208,7 +272,7 @@ mod tests {
         let second = Tail { src_pod: "other".into(), dst_pod: "server".into(), service_port: 81, ..Tail::default() };
         let merged = |tails: [&[u8]; 2], http| {
             let mut out = Vec::new();
-            merge(Family::V4, tails, http, &mut out, &mut Cut::default());
+            merge(Family::V4, tails, None, http, &mut out, &mut Cut::default());
             Tail::decode(Family::V4, &out).expect("a whole tail")
         };
         let (a, b) = (encoded(&first), encoded(&second));
