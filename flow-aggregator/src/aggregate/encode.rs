@@ -245,7 +245,8 @@ impl Shown {
             reverse_tcp_flags: source.flags[1] | destination.flags[1],
             icmp_type_code: flow.icmp,
             flow_id: if source.flow_id == 0 { destination.flow_id } else { source.flow_id },
-            dropped_packets: u64::from(source.dropped) + u64::from(destination.dropped),
+            // Each Node's own, so not what a half that stands for both sides shows twice.
+            dropped_packets: flow.sides.iter().map(|side| u64::from(side.dropped)).sum(),
             // The numbers rise from unknown over forwarded to denied by a rule.
             forwarding_status: source.status.code().max(destination.status.code()).into(),
             nat_src_addr: if translated { flow.key.src.ip() } else { A::NONE.ip() },

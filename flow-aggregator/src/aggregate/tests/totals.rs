@@ -20,6 +20,20 @@ fn exported(table: &mut Aggregate, from: u32) -> Option<(u64, u64)> {
 }
 
 #[test]
+fn packets_dropped_on_both_nodes_add_up_and_those_of_one_count_once() {
+    let dropped = |mut record: FlowRecord, packets| {
+        record.extended.dropped_packets = packets;
+        record
+    };
+    let mut table = table();
+    table.hear(NODE_A, &[dropped(external(5, 10), 3)], 0);
+    assert_eq!(table.exports()[0].extended.dropped_packets, 3);
+    table.hear(NODE_A, &[dropped(source(5, 10), 3)], 0);
+    table.hear(NODE_B, &[dropped(destination(5, 10), 4)], 0);
+    assert_eq!(table.exports()[0].extended.dropped_packets, 7);
+}
+
+#[test]
 fn a_further_record_goes_out_with_the_active_timeout() {
     let mut table = table();
     table.hear(NODE_A, &[external(5, 10)], 0);
