@@ -15,7 +15,7 @@ use flow_common::{
     net::{DatagramListener, Handshake, Incoming, Listener, StreamListener},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicU64, Ordering},
@@ -24,7 +24,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{self, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 /// A read of a busy session: enough records to work on together, and little enough that the allocator keeps the memory.
@@ -37,6 +37,12 @@ const DATAGRAM_SWEEP: Duration = Duration::from_secs(60);
 const DATAGRAM: usize = 65_535;
 /// What datagrams are received into, one behind the other.
 const DATAGRAM_BUFFER: usize = 256 * 1024;
+/// Bytes of datagrams that wait for the table: a burst of many exporters' full records.
+const WAITING: usize = 8 << 20;
+/// And how many of them: empty ones have no bytes.
+const WAITING_INPUTS: usize = 65_536;
+/// A message that was begun must be whole by then: who sends a byte from time to time holds no place for ever.
+const MESSAGE: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptors left) the next waits, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -139,6 +145,7 @@ impl Collector {
 
     async fn datagrams(self, listener: DatagramListener, mut shutdown: Shutdown) {
         let mut peers: HashMap<SocketAddr, (SessionId, Instant)> = HashMap::new();
+        let mut waiting = Waiting::default();
         let mut sweep = interval(DATAGRAM_SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut buffer = BytesMut::new();
@@ -150,21 +157,35 @@ impl Collector {
                 received = listener.receive(&mut buffer) => match received {
                     Ok((length, peer)) => {
                         let bytes = buffer.split_to(length).freeze();
-                        self.datagram(&mut peers, peer, bytes).await;
+                        self.datagram(&mut peers, &mut waiting, peer, bytes);
                     }
                     Err(error) => {
                         tracing::debug!("receiving a datagram failed: {error}");
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                _ = sweep.tick() => self.forget(&mut peers, Instant::now()).await,
+                room = self.output.reserve(), if !waiting.inputs.is_empty() => match (room, waiting.next()) {
+                    (Ok(room), Some(input)) => room.send(input),
+                    // The table is gone only when the process ends.
+                    _ => break,
+                },
+                _ = sweep.tick() => self.forget(&mut peers, &mut waiting, Instant::now()),
                 () = shutdown.requested() => break,
             }
         }
+        while let Some(input) = waiting.next() {
+            let _ = self.output.send(input).await;
+        }
     }
 
-    /// Hands a datagram on. A table that is behind loses datagrams, as it would in the kernel's buffer, but counted.
-    async fn datagram(&self, peers: &mut HashMap<SocketAddr, (SessionId, Instant)>, peer: SocketAddr, bytes: Bytes) {
+    /// Hands a datagram on. A table that is far behind loses datagrams, as it would in the kernel's buffer, but counted.
+    fn datagram(
+        &self,
+        peers: &mut HashMap<SocketAddr, (SessionId, Instant)>,
+        waiting: &mut Waiting,
+        peer: SocketAddr,
+        bytes: Bytes,
+    ) {
         self.metrics.bytes.inc_by(bytes.len() as u64);
         let now = Instant::now();
         if !peers.contains_key(&peer) && peers.len() >= *self.max_sessions.borrow() {
@@ -178,20 +199,40 @@ impl Collector {
             self.metrics.accepted.inc();
             self.metrics.sessions.inc();
             let opened = Input::Opened { session: entry.0, peer: peer.ip(), datagrams: true, close: None };
-            // The table is gone only when the process ends.
-            let _ = self.output.send(opened).await;
+            waiting.inputs.push_back(opened);
         }
-        if self.output.try_send(Input::Messages { session: entry.0, bytes }).is_err() {
+        if waiting.bytes + bytes.len() > WAITING || waiting.inputs.len() >= WAITING_INPUTS {
             self.metrics.dropped_datagrams.inc();
+        } else {
+            waiting.bytes += bytes.len();
+            waiting.inputs.push_back(Input::Messages { session: entry.0, bytes });
         }
     }
 
-    async fn forget(&self, peers: &mut HashMap<SocketAddr, (SessionId, Instant)>, now: Instant) {
+    fn forget(&self, peers: &mut HashMap<SocketAddr, (SessionId, Instant)>, waiting: &mut Waiting, now: Instant) {
         let silent = |heard: &Instant| now.duration_since(*heard) > DATAGRAM_SESSION;
         for (_, (session, _)) in peers.extract_if(|_, (_, heard)| silent(heard)) {
             self.metrics.sessions.dec();
-            let _ = self.output.send(Input::Closed { session }).await;
+            waiting.inputs.push_back(Input::Closed { session });
         }
+    }
+}
+
+/// What came by datagrams and waits for room before the table, in order. Begins and ends of sessions always find room:
+/// they are bounded by the number of sessions.
+#[derive(Default)]
+struct Waiting {
+    inputs: VecDeque<Input>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn next(&mut self) -> Option<Input> {
+        let next = self.inputs.pop_front()?;
+        if let Input::Messages { bytes, .. } = &next {
+            self.bytes -= bytes.len();
+        }
+        Some(next)
     }
 }
 
@@ -225,6 +266,13 @@ impl StreamSession {
                 self.metrics.malformed_sessions.inc();
                 tracing::warn!("exporter {peer} is disconnected: {error}");
             }
+            Err(Ending::Stalled) => {
+                self.metrics.refused.get_or_create(&ReasonLabel { reason: "stalled" }).inc();
+                tracing::warn!(
+                    "exporter {peer} is disconnected: a message was not whole within {}s",
+                    MESSAGE.as_secs()
+                );
+            }
             Err(Ending::Lost(error)) => tracing::warn!("exporter {peer} is lost: {error}"),
         }
         self.metrics.sessions.dec();
@@ -237,12 +285,17 @@ impl StreamSession {
         let _ = self.output.send(opened).await;
         let mut buffer = BytesMut::new();
         let mut size = SMALLEST_READ;
+        // When the message that was begun must be whole.
+        let mut due: Option<time::Instant> = None;
         loop {
             buffer.reserve(size);
             let filled = tokio::select! {
-                filled = incoming.fill(&mut buffer) => filled.map_err(Ending::Lost)?,
+                biased;
                 Ok(error) = &mut closed => return Err(Ending::Malformed(error)),
                 () = self.shutdown.requested() => return Ok(()),
+                // Before the deadline: what has come in time may have waited here.
+                filled = incoming.fill(&mut buffer) => filled.map_err(Ending::Lost)?,
+                () = sleep_until(due.unwrap_or_else(time::Instant::now)), if due.is_some() => return Err(Ending::Stalled),
             };
             self.metrics.bytes.inc_by(filled as u64);
             if filled == 0 {
@@ -262,13 +315,16 @@ impl StreamSession {
             if whole > 0 {
                 let bytes = buffer.split_to(whole).freeze();
                 let _ = self.output.send(Input::Messages { session, bytes }).await;
+                due = None;
             }
+            due = if buffer.is_empty() { None } else { due.or_else(|| Some(time::Instant::now() + MESSAGE)) };
         }
     }
 }
 
 enum Ending {
     Malformed(MessageError),
+    Stalled,
     Lost(io::Error),
 }
 

@@ -4,6 +4,8 @@
 mod api;
 #[path = "aggregator/ends.rs"]
 mod ends;
+#[path = "aggregator/hostile.rs"]
+mod hostile;
 #[path = "aggregator/live.rs"]
 mod live;
 #[path = "aggregator/pipeline.rs"]

@@ -10,7 +10,7 @@ use std::fmt::Write;
 const PREFACE: &str = "# Metrics of flow-aggregator
 
 Served in OpenMetrics' text format at `/metrics` of `adminAddr` (plain HTTP, 10349) and of the [API](api.md) (HTTPS, with the token). Counters
-only grow, from 0 at each start. `sink` is `ipfix`, `json`, `log` or `clickhouse`; `reason` of a refused session is `accept`, `handshake` or `sessions`;
+only grow, from 0 at each start. `sink` is `ipfix`, `json`, `log` or `clickhouse`; `reason` of a refused session is `accept`, `handshake`, `sessions` or `stalled`;
 `selector` is a heading of [accounting](accounting.md).
 
 What to watch: `flow_aggregator_sink_dropped_total` (flows are lost), `flow_aggregator_sink_connected` at 0, `flow_aggregator_records_lost_total`

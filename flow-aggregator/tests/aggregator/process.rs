@@ -1,5 +1,6 @@
 //! The aggregator's own binary as a process: its configuration file, its log, its metrics, its end.
 
+use flow_common::net::Protocol;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
@@ -25,9 +26,13 @@ pub(crate) struct Process {
 
 /// What every configuration here begins with: free ports on the loopback interface, agents by TCP.
 pub(crate) fn ports(settings: &str) -> String {
+    ports_for(Protocol::Tcp, settings)
+}
+
+fn ports_for(protocol: Protocol, settings: &str) -> String {
     let api = if settings.contains("apiServer:") { "" } else { "apiServer: {apiPort: \"\"}\n" };
     format!(
-        "aggregatorTransportProtocol: tcp\nlistenAddr: \"127.0.0.1:0\"\nadminAddr: \"127.0.0.1:0\"\n{settings}{api}"
+        "aggregatorTransportProtocol: {protocol}\nlistenAddr: \"127.0.0.1:0\"\nadminAddr: \"127.0.0.1:0\"\n{settings}{api}"
     )
 }
 
@@ -46,6 +51,12 @@ impl Process {
         Process::spawn(command(&["run", "--config", file.to_str().unwrap()]), file)
     }
 
+    /// Starts it for agents by this protocol.
+    pub(crate) fn receiving(protocol: Protocol, file: &Path, settings: &str) -> Process {
+        fs::write(file, ports_for(protocol, settings)).unwrap();
+        Process::spawn(command(&["run", "--config", file.to_str().unwrap()]), file)
+    }
+
     /// Starts it with a file that is there, as this command does.
     pub(crate) fn spawn(mut command: Command, file: &Path) -> Process {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -58,7 +69,9 @@ impl Process {
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut process = Process { child, log, file: file.to_owned(), addr: nowhere, admin: nowhere };
-        process.addr = process.told("receiving by tcp on ");
+        process.logged("receiving by ");
+        let protocol = process.log().split("receiving by ").nth(1).unwrap()[..3].to_owned();
+        process.addr = process.told(&format!("receiving by {protocol} on "));
         process.admin = process.told("metrics and health on ");
         process
     }
