@@ -11,6 +11,7 @@ mod flow;
 mod flows;
 mod item;
 mod key;
+mod losses;
 mod nodes;
 mod page;
 mod proxy;
@@ -46,6 +47,7 @@ use flow_common::{
 use flows::{Flows, Turn};
 use item::{Item, Names};
 use key::Addr;
+use losses::Losses;
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, RandomState},
@@ -104,6 +106,7 @@ pub struct Aggregate {
     v6: Flows<Ipv6Addr>,
     cluster: Cluster,
     accounts: Accounts,
+    losses: Losses,
     sessions: HashMap<SessionId, Session>,
     /// Of sessions that are over.
     past: collector::Counters,
@@ -140,6 +143,7 @@ impl Aggregate {
             v6: Flows::new(&settings.kept(), &tail_hash),
             cluster: Cluster::new(settings.labels),
             accounts: Accounts::default(),
+            losses: Losses::default(),
             sessions: HashMap::new(),
             past: collector::Counters::default(),
             decoded: collector::Batch::new(GROUP),
@@ -162,7 +166,11 @@ impl Aggregate {
     /// A session is over, and its templates with it.
     pub fn close(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.remove(&id) {
-            self.past += *session.decoder.counters();
+            let (counters, lost) = session.decoder.finish();
+            self.past += counters;
+            for (domain, records) in lost {
+                self.losses.add(Source { addr: session.peer, domain }, records);
+            }
         }
     }
 
@@ -286,6 +294,11 @@ impl Aggregate {
         Received::of(&all)
     }
 
+    /// Records that sequence numbers show to be lost, by exporter; the last without one are of all further exporters.
+    pub fn losses(&self) -> impl Iterator<Item = (Option<Source>, u64)> {
+        self.losses.rows()
+    }
+
     /// The cluster's sums of packets by heading, as agents account for them.
     pub fn accounted(&self) -> BTreeMap<&str, Amount> {
         self.accounts.interface_sums()
@@ -330,6 +343,9 @@ impl Aggregate {
     fn work(&mut self, peer: IpAddr, decoded: &collector::Batch, buffer: &[u8], now: u32) {
         for (domain, accounting) in decoded.accounting() {
             self.account(Source { addr: peer, domain: *domain }, accounting);
+        }
+        for (domain, records) in decoded.lost() {
+            self.losses.add(Source { addr: peer, domain: *domain }, *records);
         }
         if self.proxy {
             return self.hand_on(peer, decoded, buffer);

@@ -5,7 +5,7 @@
 //! the clock for the table, once a turn, and never waits for a sink.
 
 use crate::{
-    aggregate::{Aggregate, Amount, Batch, Cursor, Page, Settings},
+    aggregate::{Aggregate, Amount, Batch, Cursor, Page, Settings, Source},
     collector::{Input, SessionId},
     metrics::TableMetrics,
     outlets::Outlet,
@@ -71,6 +71,8 @@ pub struct Figures {
     pub received: u64,
     /// Records exported.
     pub exported: u64,
+    /// Records that were sent and did not come, by exporter; without one of all further exporters.
+    pub lost: Vec<(Option<Source>, u64)>,
     /// Flows in the table.
     pub flows: usize,
     /// The sinks that run.
@@ -229,6 +231,7 @@ impl Join {
                 drop(answer.send(Figures {
                     received: counts.received,
                     exported: counts.exported,
+                    lost: self.aggregate.losses().collect(),
                     flows: self.aggregate.fill().flows,
                     outlets: self.outlets.clone(),
                 }));

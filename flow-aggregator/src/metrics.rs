@@ -7,7 +7,7 @@ mod document;
 
 pub use document::documentation;
 
-use crate::aggregate::{Aggregate, Counts, Fill, Received};
+use crate::aggregate::{Aggregate, Counts, Fill, Received, Source};
 use flow_common::daemon::http::Connections;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -57,6 +57,7 @@ pub struct TableMetrics {
     fill: Vec<Gauge>,
     packets: Family<SelectorLabel, Gauge>,
     octets: Family<SelectorLabel, Gauge>,
+    lost: Family<ExporterLabel, Counter>,
     agents_sent: Gauge,
     agents_not_sent: Gauge,
     refused_objects: Gauge,
@@ -113,6 +114,12 @@ pub struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SelectorLabel {
     selector: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExporterLabel {
+    exporter: String,
+    domain: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -241,6 +248,11 @@ impl TableMetrics {
             "Layer-3 bytes of all agents' interfaces, by heading",
             metrics.octets.clone(),
         );
+        registry.register(
+            "exporter_records_lost",
+            "Records that the sequence numbers of one exporter's observation domain say were sent and that did not come",
+            metrics.lost.clone(),
+        );
         registry.register("agents_records_sent", "Flow records that agents say they sent", metrics.agents_sent.clone());
         registry.register(
             "agents_records_not_sent",
@@ -273,9 +285,22 @@ impl TableMetrics {
             set(&self.packets.get_or_create(&label), amount.packets);
             set(&self.octets.get_or_create(&label), amount.octets);
         }
+        for (source, records) in aggregate.losses() {
+            let counter = self.lost.get_or_create(&ExporterLabel::of(source));
+            counter.inc_by(records.saturating_sub(counter.get()));
+        }
         let (sent, not_sent) = aggregate.agents_exported();
         set(&self.agents_sent, sent);
         set(&self.agents_not_sent, not_sent);
+    }
+}
+
+impl ExporterLabel {
+    fn of(source: Option<Source>) -> ExporterLabel {
+        match source {
+            Some(Source { addr, domain }) => ExporterLabel { exporter: addr.to_string(), domain: domain.to_string() },
+            None => ExporterLabel { exporter: "others".to_owned(), domain: String::new() },
+        }
     }
 }
 

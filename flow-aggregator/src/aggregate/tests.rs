@@ -5,5 +5,6 @@ mod cluster;
 mod correlation;
 mod laws;
 mod life;
+mod losses;
 mod proxy;
 mod totals;

@@ -2,7 +2,10 @@
 //!
 //! Takes the figures of the table's task; gives what is sent. docs/api.md documents these fields.
 
-use crate::{aggregate::Amount, join};
+use crate::{
+    aggregate::{Amount, Source},
+    join,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -16,12 +19,16 @@ pub struct RecordMetrics {
     pub num_records_received: u64,
     /// Records that a sink dropped or could not take, of all sinks that run.
     pub num_records_dropped: u64,
+    /// Records that exporters sent and that did not come, as their sequence numbers say.
+    pub num_records_lost: u64,
     /// Flows in the table.
     pub num_flows: u64,
     /// Exporters connected, or by UDP heard of.
     pub num_conn_to_collector: u64,
     /// The sinks that run.
     pub sinks: BTreeMap<String, SinkNumbers>,
+    /// Exporters of which records were lost, by address and observation domain; `others` are all beyond the bound.
+    pub losses: BTreeMap<String, u64>,
 }
 
 /// A sink in numbers.
@@ -89,11 +96,17 @@ impl RecordMetrics {
             num_records_exported: figures.exported,
             num_records_received: figures.received,
             num_records_dropped: sinks.values().map(|sink| sink.dropped + sink.refused).sum(),
+            num_records_lost: figures.lost.iter().map(|(_, records)| records).sum(),
             num_flows: figures.flows as u64,
             num_conn_to_collector: sessions,
             sinks,
+            losses: figures.lost.iter().map(|(source, records)| (exporter(*source), *records)).collect(),
         }
     }
+}
+
+fn exporter(source: Option<Source>) -> String {
+    source.map_or_else(|| "others".to_owned(), |Source { addr, domain }| format!("{addr} {domain}"))
 }
 
 impl Accounting {

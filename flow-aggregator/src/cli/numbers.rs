@@ -20,8 +20,11 @@ pub(super) struct Options {
     server: Server,
 }
 
-const RECORDS: [&str; 5] = ["RECORDS-EXPORTED", "RECORDS-RECEIVED", "RECORDS-DROPPED", "FLOWS", "EXPORTERS-CONNECTED"];
+/// The specification's, then ours.
+const RECORDS: [&str; 6] =
+    ["RECORDS-EXPORTED", "RECORDS-RECEIVED", "RECORDS-DROPPED", "FLOWS", "EXPORTERS-CONNECTED", "RECORDS-LOST"];
 const SINKS: [&str; 7] = ["SINK", "CONNECTED", "DELIVERED", "QUEUED", "DROPPED", "REFUSED", "FAILURES"];
+const LOSSES: [&str; 2] = ["EXPORTER", "RECORDS-LOST"];
 const HEADINGS: [&str; 3] = ["HEADING", "PACKETS", "BYTES"];
 const AGENTS: [&str; 5] = ["AGENT", "SEEN", "ACCOUNTED", "ANNOTATED", "COMPLETENESS"];
 
@@ -56,7 +59,7 @@ fn show<T: DeserializeOwned + Serialize>(options: &Options, path: &str, text: im
 pub(super) fn records_as_table(metrics: &RecordMetrics, wide: bool) -> String {
     let (header, cells) = records(metrics);
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let mut text = table(&header, &[0, 1, 2, 3, 4], &[cells]);
+    let mut text = table(&header, &[0, 1, 2, 3, 4, 5], &[cells]);
     if wide && !metrics.sinks.is_empty() {
         let rows: Vec<Vec<String>> = metrics
             .sinks
@@ -69,6 +72,12 @@ pub(super) fn records_as_table(metrics: &RecordMetrics, wide: bool) -> String {
             .collect();
         text.push('\n');
         text.push_str(&table(&SINKS, &[2, 3, 4, 5, 6], &rows));
+    }
+    if wide && !metrics.losses.is_empty() {
+        let losses = metrics.losses.iter();
+        let rows: Vec<Vec<String>> = losses.map(|(name, lost)| vec![name.clone(), grouped(*lost)]).collect();
+        text.push('\n');
+        text.push_str(&table(&LOSSES, &[1], &rows));
     }
     text
 }
@@ -86,6 +95,7 @@ fn records(metrics: &RecordMetrics) -> (Vec<String>, Vec<String>) {
         metrics.num_records_dropped,
         metrics.num_flows,
         metrics.num_conn_to_collector,
+        metrics.num_records_lost,
     ];
     let header =
         RECORDS.iter().map(|name| (*name).to_owned()).chain(metrics.sinks.keys().map(|name| name.to_uppercase()));
@@ -163,9 +173,11 @@ mod tests {
             num_records_exported: 1_241,
             num_records_received: 2_500,
             num_records_dropped: 7,
+            num_records_lost: 1_500,
             num_flows: 321,
             num_conn_to_collector: 12,
             sinks: [("ipfix".to_owned(), sink), ("log".to_owned(), away)].into(),
+            losses: [("192.0.2.1 10".to_owned(), 1_200), ("192.0.2.2 11".to_owned(), 300)].into(),
         };
         assert_snapshot!(records_as_table(&metrics, true));
         assert_snapshot!(records_as_csv(&metrics));

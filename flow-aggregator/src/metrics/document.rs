@@ -3,7 +3,7 @@
 //! Takes what `/metrics` shows of an aggregator that has done nothing yet; gives a table. Names, kinds and help are not
 //! written anywhere else.
 
-use super::{Metrics, ReasonLabel, SelectorLabel};
+use super::{ExporterLabel, Metrics, ReasonLabel, SelectorLabel};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use std::fmt::Write;
 
@@ -11,10 +11,11 @@ const PREFACE: &str = "# Metrics of flow-aggregator
 
 Served in OpenMetrics' text format at `/metrics` of `adminAddr` (plain HTTP, 10349) and of the [API](api.md) (HTTPS, with the token). Counters
 only grow, from 0 at each start. `sink` is `ipfix`, `json`, `log` or `clickhouse`; `reason` of a refused session is `accept`, `handshake`, `sessions` or `stalled`;
-`selector` is a heading of [accounting](accounting.md).
+`selector` is a heading of [accounting](accounting.md). `exporter` is an address, with the observation domain beside it; only exporters that lost
+records are shown, 1,024 at most, the further ones together as `others`.
 
 What to watch: `flow_aggregator_sink_dropped_total` (flows are lost), `flow_aggregator_sink_connected` at 0, `flow_aggregator_records_lost_total`
-(exporters' sequence numbers have gaps), `flow_aggregator_flows_uncorrelated_total` (a Node does not report), `flow_aggregator_config_stale` at 1
+(exporters' sequence numbers have gaps; a datagram that is late counts as lost after five seconds), `flow_aggregator_flows_uncorrelated_total` (a Node does not report), `flow_aggregator_config_stale` at 1
 (the file that stands there is refused).
 
 This page is made from the declarations in `flow-aggregator/src/metrics.rs`.
@@ -30,6 +31,7 @@ pub fn documentation() -> String {
     // A family shows its labels only where it has a member.
     metrics.sink("");
     drop(metrics.collector.refused.get_or_create(&ReasonLabel { reason: "" }));
+    drop(metrics.table.lost.get_or_create(&ExporterLabel { exporter: String::new(), domain: String::new() }));
     for family in [&metrics.table.packets, &metrics.table.octets] {
         drop(family.get_or_create(&SelectorLabel { selector: String::new() }));
     }

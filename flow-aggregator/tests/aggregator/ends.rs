@@ -52,6 +52,15 @@ impl Agent {
         self.send(&[]).await;
     }
 
+    /// Sends these so that they never arrive.
+    pub(crate) fn lose(&mut self, records: &[FlowRecord]) {
+        for record in records {
+            self.session.push_record(record).unwrap();
+        }
+        self.session.finish();
+        self.session.clear();
+    }
+
     pub(crate) async fn send(&mut self, records: &[FlowRecord]) {
         for record in records {
             self.session.push_record(record).unwrap();

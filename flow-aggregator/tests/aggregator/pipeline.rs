@@ -257,6 +257,25 @@ async fn a_malformed_stream_is_closed_and_costs_nobody_else() {
 }
 
 #[tokio::test]
+async fn what_is_lost_on_the_way_is_known_by_exporter() {
+    let aggregator = Running::start("aggregatorTransportProtocol: tcp\n").await;
+    for (domain, lost) in [(10, 3), (11, 5), (12, 0)] {
+        let mut agent = aggregator.agent(domain, Protocol::Tcp, None).await;
+        agent.send(&[external(1)]).await;
+        agent.lose(&(0..lost).map(|port| external(2 + port)).collect::<Vec<_>>());
+        agent.send(&[external(20)]).await;
+    }
+    aggregator.until("records_lost_total", 8).await;
+    aggregator.until("records_received_total", 6).await;
+    let name = "exporter_records_lost_total";
+    for (domain, lost) in [(10, 3), (11, 5)] {
+        aggregator.until(&format!("{name}{{exporter=\"127.0.0.1\",domain=\"{domain}\"}}"), lost).await;
+    }
+    assert_eq!(aggregator.ask("/metrics").await.matches(&format!("{name}{{")).count(), 2, "only who lost some");
+    aggregator.stop().await;
+}
+
+#[tokio::test]
 async fn a_sink_that_does_not_read_stalls_nobody() {
     const FLOWS: u16 = 20_000;
     let dir = tempfile::tempdir().unwrap();

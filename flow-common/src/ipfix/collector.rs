@@ -18,7 +18,7 @@ mod template;
 
 pub use batch::{Batch, Record};
 
-use sequence::Sequence;
+use sequence::{Place, Sequence};
 use template::{Kept, Store, Templates};
 
 /// What a session may cost.
@@ -39,6 +39,11 @@ impl Limits {
     pub const STREAM: Limits = Limits { domains: 256, templates: 1024, elements: 16 * 1024, template_life: None };
     /// For datagrams: templates live three times as long as senders wait before they repeat them.
     pub const DATAGRAMS: Limits = Limits { template_life: Some(1800), ..Limits::STREAM };
+
+    /// Templates live for ever where they cannot be lost.
+    fn by_datagram(&self) -> bool {
+        self.template_life.is_some()
+    }
 }
 
 /// The hash by which a side of a flow knows its tail again. All sessions of a program share one; its seed is secret.
@@ -106,7 +111,7 @@ counters! {
     missing_templates,
     /// Sets with an id that RFC 7011 gives no meaning.
     unknown_sets,
-    /// Records that the sequence numbers say were sent and that did not come.
+    /// Records that the sequence numbers say were sent and that did not come; of datagrams once they can no more come late.
     lost,
     /// Messages that came behind a later one.
     late,
@@ -189,6 +194,15 @@ impl Session {
         &self.counters
     }
 
+    /// The session is over. Gives what was received in all, and the records by observation domain that are lost now that
+    /// nothing can come late any more.
+    pub fn finish(mut self) -> (Counters, Vec<(u32, u32)>) {
+        let missing = self.domains.iter_mut().map(|(domain, state)| (*domain, state.sequence.finish()));
+        let missing: Vec<(u32, u32)> = missing.filter(|(_, lost)| *lost > 0).collect();
+        self.counters.lost += missing.iter().map(|(_, lost)| u64::from(*lost)).sum::<u64>();
+        (self.counters, missing)
+    }
+
     fn malformed(&mut self, error: MessageError) -> MessageError {
         self.counters.malformed += 1;
         error
@@ -246,7 +260,11 @@ impl Session {
             }
         }
         let records = counters.data_records() - records_before;
-        domain.sequence.end(header.sequence, records, counters);
+        let place = Place { sequence: header.sequence, records, now, by_datagram: limits.by_datagram() };
+        match domain.sequence.end(place, counters) {
+            0 => {}
+            lost => batch.lost.push((header.domain, lost)),
+        }
         Ok(())
     }
 }

@@ -59,6 +59,7 @@ pub struct Record {
 pub struct Batch {
     pub(super) records: Vec<Record>,
     pub(super) accounting: Vec<(u32, Accounting)>,
+    pub(super) lost: Vec<(u32, u32)>,
     pub(super) scratch: Vec<u8>,
     target: usize,
 }
@@ -66,7 +67,8 @@ pub struct Batch {
 impl Batch {
     /// A batch that is full once it holds `target` records; what a message holds beyond is still taken.
     pub fn new(target: usize) -> Batch {
-        Batch { records: Vec::with_capacity(target), accounting: Vec::new(), scratch: Vec::new(), target }
+        let (accounting, lost, scratch) = (Vec::new(), Vec::new(), Vec::new());
+        Batch { records: Vec::with_capacity(target), accounting, lost, scratch, target }
     }
 
     /// The flow records, in the order they came.
@@ -78,6 +80,11 @@ impl Batch {
     /// The records of accounting, each with its observation domain, in the order they came.
     pub fn accounting(&self) -> &[(u32, Accounting)] {
         &self.accounting
+    }
+
+    /// How many records sequence numbers showed to be lost, each with the observation domain.
+    pub fn lost(&self) -> &[(u32, u32)] {
+        &self.lost
     }
 
     /// A record's tail, in the family of its addresses and without HTTP transactions. `buffer` is what was decoded.
@@ -103,6 +110,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.records.clear();
         self.accounting.clear();
+        self.lost.clear();
         self.scratch.clear();
     }
 
