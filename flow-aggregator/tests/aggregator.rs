@@ -6,6 +6,8 @@ mod api;
 mod ends;
 #[path = "aggregator/hostile.rs"]
 mod hostile;
+#[path = "aggregator/killed.rs"]
+mod killed;
 #[path = "aggregator/live.rs"]
 mod live;
 #[path = "aggregator/pipeline.rs"]
