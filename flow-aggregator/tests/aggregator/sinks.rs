@@ -275,3 +275,59 @@ async fn a_collector_that_closes_after_each_message_bothers_nobody_else() {
     rude.abort();
     assert_eq!(logged_ports(&fs::read_to_string(log).unwrap()).len(), usize::from(FLOWS));
 }
+
+/// One sink's destination reads slowly, another's is not there at all, and the third has every flow at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_collector_and_an_absent_server_cost_flows_of_their_own_alone() {
+    const STEPS: u16 = 60;
+    const STEP: u16 = 1_000;
+    const QUEUE: u64 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("flows");
+    let (collector, addr) = json_collector().await;
+    let slow = tokio::spawn(async move {
+        let mut incoming = collector.accept().await.unwrap().complete().await.unwrap();
+        let mut read = 0;
+        loop {
+            let mut some = BytesMut::with_capacity(64 * 1024);
+            match incoming.fill(&mut some).await {
+                Ok(0) | Err(_) => return read,
+                Ok(length) => read += length,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let settings = format!(
+        "sinkQueue: {QUEUE}\nflowCollector: {{enable: true, address: \"{addr}\", recordFormat: JSON}}\n\
+         clickHouse: {{enable: true, databaseURL: \"tcp://127.0.0.1:1\", queue: {QUEUE}}}\n\
+         flowLogger: {{enable: true, path: \"{}\", maxSize: 1000}}\n",
+        log.display()
+    );
+    let aggregator = Process::start(&config(dir.path()), &settings);
+    let mut agent = Agent::connect(aggregator.addr, 0xa, Protocol::Tcp, None).await;
+    let resident = || {
+        let text = fs::read_to_string(format!("/proc/{}/statm", aggregator.pid())).unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * rustix::param::page_size() as u64
+    };
+    let mut early = 0;
+    for step in 0..STEPS {
+        agent.send(&flows(step * STEP + 1..=(step + 1) * STEP)).await;
+        aggregator.until("sink_delivered_total{sink=\"log\"}", u64::from(step + 1) * u64::from(STEP));
+        for sink in ["json", "clickhouse"] {
+            assert!(aggregator.metric(&format!("sink_queued{{sink=\"{sink}\"}}")).unwrap() <= QUEUE);
+        }
+        // Both queues have been full by then.
+        early = if step == STEPS / 3 { resident() } else { early };
+    }
+    let metric = |name: &str, sink: &str| aggregator.metric(&format!("sink_{name}{{sink=\"{sink}\"}}")).unwrap();
+    assert_eq!(metric("dropped_total", "log"), 0);
+    assert!(metric("dropped_total", "json") > 0 && metric("delivered_total", "json") > 0);
+    assert_eq!(metric("dropped_total", "clickhouse"), u64::from(STEPS * STEP) - metric("queued", "clickhouse"));
+    assert!(metric("failures_total", "clickhouse") > 0 && metric("connected", "clickhouse") == 0);
+    // Tombstones of 40,000 flows, and no more.
+    let grown = resident().saturating_sub(early);
+    assert!(grown < 24 << 20, "{grown} bytes more than when the queues were full already");
+    assert_eq!(logged_ports(&fs::read_to_string(&log).unwrap()).len(), usize::from(STEPS * STEP));
+    assert!(aggregator.stop().success());
+    assert!(slow.await.unwrap() > 0);
+}
