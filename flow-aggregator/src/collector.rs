@@ -4,6 +4,8 @@
 //! bounded channel. It decodes nothing but the length of messages. A stream whose framing is broken, here or where the
 //! messages are decoded, is closed with a logged reason; a datagram alone is ignored. Sessions are bounded.
 
+mod datagrams;
+
 use crate::metrics::{CollectorMetrics, ReasonLabel};
 use bytes::{Bytes, BytesMut};
 use flow_common::{
@@ -12,35 +14,24 @@ use flow_common::{
         message::{Header, MessageError},
         wire::Reader,
     },
-    net::{DatagramListener, Handshake, Incoming, Listener, StreamListener},
+    net::{Handshake, Incoming, Listener, StreamListener},
 };
 use std::{
-    collections::{HashMap, VecDeque},
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{self, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 /// A read of a busy session: enough records to work on together, and little enough that the allocator keeps the memory.
 const LARGEST_READ: usize = 64 * 1024;
 /// A read of a session that says little: most do.
 const SMALLEST_READ: usize = 16 * 1024;
-/// An exporter by UDP that is silent so long is forgotten: three times the interval at which templates are sent again.
-const DATAGRAM_SESSION: Duration = Duration::from_secs(1800);
-const DATAGRAM_SWEEP: Duration = Duration::from_secs(60);
-const DATAGRAM: usize = 65_535;
-/// What datagrams are received into, one behind the other.
-const DATAGRAM_BUFFER: usize = 256 * 1024;
-/// Bytes of datagrams that wait for the table: a burst of many exporters' full records.
-const WAITING: usize = 8 << 20;
-/// And how many of them: empty ones have no bytes.
-const WAITING_INPUTS: usize = 65_536;
 /// A message that was begun must be whole by then: who sends a byte from time to time holds no place for ever.
 const MESSAGE: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptors left) the next waits, so that the loop does not spin.
@@ -142,98 +133,6 @@ impl Collector {
         self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc();
         tracing::warn!("an exporter was turned away: {error}");
     }
-
-    async fn datagrams(self, listener: DatagramListener, mut shutdown: Shutdown) {
-        let mut peers: HashMap<SocketAddr, (SessionId, Instant)> = HashMap::new();
-        let mut waiting = Waiting::default();
-        let mut sweep = interval(DATAGRAM_SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut buffer = BytesMut::new();
-        loop {
-            if buffer.capacity() - buffer.len() < DATAGRAM {
-                buffer = BytesMut::with_capacity(DATAGRAM_BUFFER);
-            }
-            tokio::select! {
-                received = listener.receive(&mut buffer) => match received {
-                    Ok((length, peer)) => {
-                        let bytes = buffer.split_to(length).freeze();
-                        self.datagram(&mut peers, &mut waiting, peer, bytes);
-                    }
-                    Err(error) => {
-                        tracing::debug!("receiving a datagram failed: {error}");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                room = self.output.reserve(), if !waiting.inputs.is_empty() => match (room, waiting.next()) {
-                    (Ok(room), Some(input)) => room.send(input),
-                    // The table is gone only when the process ends.
-                    _ => break,
-                },
-                _ = sweep.tick() => self.forget(&mut peers, &mut waiting, Instant::now()),
-                () = shutdown.requested() => break,
-            }
-        }
-        while let Some(input) = waiting.next() {
-            let _ = self.output.send(input).await;
-        }
-    }
-
-    /// Hands a datagram on. A table that is far behind loses datagrams, as it would in the kernel's buffer, but counted.
-    fn datagram(
-        &self,
-        peers: &mut HashMap<SocketAddr, (SessionId, Instant)>,
-        waiting: &mut Waiting,
-        peer: SocketAddr,
-        bytes: Bytes,
-    ) {
-        self.metrics.bytes.inc_by(bytes.len() as u64);
-        let now = Instant::now();
-        if !peers.contains_key(&peer) && peers.len() >= *self.max_sessions.borrow() {
-            self.metrics.refused.get_or_create(&ReasonLabel { reason: "sessions" }).inc();
-            return;
-        }
-        let entry = peers.entry(peer).or_insert((SessionId(0), now));
-        entry.1 = now;
-        if entry.0 == SessionId(0) {
-            entry.0 = SessionId::next();
-            self.metrics.accepted.inc();
-            self.metrics.sessions.inc();
-            let opened = Input::Opened { session: entry.0, peer: peer.ip(), datagrams: true, close: None };
-            waiting.inputs.push_back(opened);
-        }
-        if waiting.bytes + bytes.len() > WAITING || waiting.inputs.len() >= WAITING_INPUTS {
-            self.metrics.dropped_datagrams.inc();
-        } else {
-            waiting.bytes += bytes.len();
-            waiting.inputs.push_back(Input::Messages { session: entry.0, bytes });
-        }
-    }
-
-    fn forget(&self, peers: &mut HashMap<SocketAddr, (SessionId, Instant)>, waiting: &mut Waiting, now: Instant) {
-        let silent = |heard: &Instant| now.duration_since(*heard) > DATAGRAM_SESSION;
-        for (_, (session, _)) in peers.extract_if(|_, (_, heard)| silent(heard)) {
-            self.metrics.sessions.dec();
-            waiting.inputs.push_back(Input::Closed { session });
-        }
-    }
-}
-
-/// What came by datagrams and waits for room before the table, in order. Begins and ends of sessions always find room:
-/// they are bounded by the number of sessions.
-#[derive(Default)]
-struct Waiting {
-    inputs: VecDeque<Input>,
-    bytes: usize,
-}
-
-impl Waiting {
-    fn next(&mut self) -> Option<Input> {
-        let next = self.inputs.pop_front()?;
-        if let Input::Messages { bytes, .. } = &next {
-            self.bytes -= bytes.len();
-        }
-        Some(next)
-    }
 }
 
 struct StreamSession {
@@ -286,7 +185,7 @@ impl StreamSession {
         let mut buffer = BytesMut::new();
         let mut size = SMALLEST_READ;
         // When the message that was begun must be whole.
-        let mut due: Option<time::Instant> = None;
+        let mut due: Option<Instant> = None;
         loop {
             buffer.reserve(size);
             let filled = tokio::select! {
@@ -295,7 +194,7 @@ impl StreamSession {
                 () = self.shutdown.requested() => return Ok(()),
                 // Before the deadline: what has come in time may have waited here.
                 filled = incoming.fill(&mut buffer) => filled.map_err(Ending::Lost)?,
-                () = sleep_until(due.unwrap_or_else(time::Instant::now)), if due.is_some() => return Err(Ending::Stalled),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Err(Ending::Stalled),
             };
             self.metrics.bytes.inc_by(filled as u64);
             if filled == 0 {
@@ -317,7 +216,7 @@ impl StreamSession {
                 let _ = self.output.send(Input::Messages { session, bytes }).await;
                 due = None;
             }
-            due = if buffer.is_empty() { None } else { due.or_else(|| Some(time::Instant::now() + MESSAGE)) };
+            due = if buffer.is_empty() { None } else { due.or_else(|| Some(Instant::now() + MESSAGE)) };
         }
     }
 }
