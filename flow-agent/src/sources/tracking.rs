@@ -1,6 +1,6 @@
 //! Connection tracking from wherever this kernel lets it be had: programs on its functions where they stand, netlink for what they do
 //! not tell, and for dumps and single connections always. As dumps know connections by the kernel's numbers, the programs are listened to
-//! once they know these too. The module is waited for and followed where it is loaded again; it is never loaded from here.
+//! once they know these too. The module is followed where it is unloaded and loaded again.
 //!
 //! Takes a tick; feeds the table events in an order in which no connection ends before it began. Knows of no packet.
 
@@ -145,7 +145,10 @@ impl Tracking {
         }
         if has_module_changed || have_hooks_changed || by_hooks != self.by_hooks {
             self.by_hooks = by_hooks;
-            self.listen();
+            if self.module.is_there() {
+                // Of a module that is not, this too would make the kernel load it.
+                self.listen();
+            }
             // What came while the one was left and the other not yet listened to.
             self.lost = true;
         }
@@ -158,7 +161,7 @@ impl Tracking {
     pub(super) fn dump(&mut self, feed: &mut Feed<'_>, slice: &mut Slice, faults: &mut Vec<String>) {
         let Some(netlink) = self.netlink.as_mut() else { return };
         if !self.module.is_there() {
-            // The question would make the kernel load it.
+            // The question would make the kernel load what somebody has just unloaded.
             self.lost = true;
             return;
         }
