@@ -74,8 +74,13 @@ pub fn configuration(settings: &str) -> String {
     )
 }
 
-/// A metric of the ClickHouse sink, from the port at which the aggregator serves metrics.
+/// A metric of the ClickHouse sink, from the port at which the aggregator serves metrics. Beside busy servers a request may take longer
+/// than the port waits for it, and is not answered then: it is asked again.
 pub fn clickhouse_metric(admin: SocketAddr, metric: &str) -> Result<u64> {
+    eventually(PATIENCE, || ask(admin, metric))
+}
+
+fn ask(admin: SocketAddr, metric: &str) -> Result<u64> {
     let mut stream = TcpStream::connect(admin)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
