@@ -173,9 +173,10 @@ settings! {
         /// longest are exported early and counted.
         "maxFlows" => max_flows: u32 = 1_048_576,
         /// What stays of flows that are over, for five minutes, of IPv4 and of IPv6 each. Beyond it the oldest go
-        /// early and are counted; about 170 bytes each.
+        /// early and are counted; about 120 bytes each.
         "maxTombstones" => max_tombstones: u32 = 1_000_000,
-        /// Exporters that can be connected (or, by UDP, heard of) at one time.
+        /// Exporters that can be connected (or, by UDP, heard of) at one time. Of those by UDP one that was silent for
+        /// three minutes makes room for another.
         "maxSessions" => max_sessions: u32 = 16_384,
         /// Joined flows that wait for each sink but ClickHouse (`clickHouse.queue`). Beyond it the oldest are dropped and
         /// counted.
