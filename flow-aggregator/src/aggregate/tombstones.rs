@@ -93,6 +93,7 @@ impl<A: Addr> Tombstones<A> {
             while self.first == first && self.drop_oldest(tails) {}
         }
         self.chunks.push_back(Vec::with_capacity(CHUNK));
+        self.drop_past_chunk();
         (before - self.live) as u64
     }
 
@@ -176,13 +177,17 @@ impl<A: Addr> Tombstones<A> {
             self.live -= 1;
         }
         self.past += length;
-        // The last chunk is still written to.
+        self.drop_past_chunk();
+        true
+    }
+
+    /// A chunk of which all is past goes, unless it is still written to.
+    fn drop_past_chunk(&mut self) {
         if self.chunks.len() > 1 && self.chunks.front().is_some_and(|chunk| self.past == chunk.len()) {
             self.chunks.pop_front();
             self.first = self.first.wrapping_add(1);
             self.past = 0;
         }
-        true
     }
 
     fn find(&self, key: &Key<A>, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
@@ -203,5 +208,46 @@ impl<A: Addr> Tombstones<A> {
 fn release(ids: [TailId; 2], tails: &mut Tails) {
     for id in ids {
         tails.release(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flow_common::{ipfix::collector::TailHash, record::Family};
+    use std::net::Ipv4Addr;
+
+    fn key(number: u32) -> Key<Ipv4Addr> {
+        Key { src: Ipv4Addr::from_bits(number), dst: Ipv4Addr::NONE, src_port: 1, dst_port: 2, protocol: 6 }
+    }
+
+    #[test]
+    fn all_that_was_buried_is_found_until_it_goes_wherever_chunks_end() {
+        let (mut tombstones, mut tails) = (Tombstones::new(10_000), Tails::new(Family::V4, TailHash::new(1)));
+        for round in 0..3_000 {
+            // Alone, so that a chunk is now and then full of what is past; or many, over the end of one.
+            let numbers = round * 200..round * 200 + if round % 50 == 0 { 137 } else { 1 };
+            for number in numbers.clone() {
+                tombstones.bury(&mut Flow::new(key(number), round), number % 7, round, &mut tails);
+            }
+            assert!(numbers.clone().all(|number| tombstones.is_there(&key(number), number % 7)));
+            if round % 3 == 0 {
+                let first = numbers.start;
+                tombstones.revive(tombstones.matching(&key(first), first % 7, |_| true).unwrap());
+                assert_eq!(tombstones.len(), numbers.len() - 1);
+            }
+            assert!(!tombstones.expire(round, 1_000, &mut tails));
+            assert!(tombstones.len() == 0 && tombstones.chunks.len() == 1, "round {round}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_make_room_beyond_the_bound() {
+        let (mut tombstones, mut tails) = (Tombstones::new(1_500), Tails::new(Family::V4, TailHash::new(1)));
+        let mut bury = |number| tombstones.bury(&mut Flow::new(key(number), 0), number, 0, &mut tails);
+        let evicted: u64 = (0..5_000).map(&mut bury).sum();
+        assert_eq!((evicted, tombstones.len()), (3_500, 1_500));
+        assert!(!tombstones.is_there(&key(3_499), 3_499) && tombstones.is_there(&key(3_500), 3_500));
+        assert!(tombstones.chunks.len() <= 3, "chunks of which all is past are gone");
     }
 }
