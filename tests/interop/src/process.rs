@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::wait::eventually;
 
 /// How long a program may take for what it does at once.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A child that does not outlive its value.
 #[derive(Debug)]
