@@ -102,9 +102,20 @@ fn forget(lab: &Lab, node: Node, client: &Pod) -> Result<()> {
     Ok(())
 }
 
+/// Until they are told to, the Nodes forget no connection, however long it all takes.
+fn remember(lab: &Lab) -> Result<()> {
+    for node in Node::ALL {
+        for timeout in ["udp_timeout", "udp_timeout_stream", "tcp_timeout_time_wait"] {
+            lab.node(node)?.set(&format!("netfilter/nf_conntrack_{timeout}"), "3600")?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn ten_thousand_connections_end_with_nothing_unexplained() -> Result<()> {
     let lab = Lab::new()?;
+    remember(&lab)?;
     let capabilities = Some(default_capabilities()?);
     let product = Product::start(&lab, Settings { capabilities, ..Settings::default() })?;
     let items = Item::ALL.into_iter().filter(|item| item.skipped_because().is_none());
