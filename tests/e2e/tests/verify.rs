@@ -105,7 +105,9 @@ fn forget(lab: &Lab, node: Node, client: &Pod) -> Result<()> {
 /// Until they are told to, the Nodes forget no connection, however long it all takes.
 fn remember(lab: &Lab) -> Result<()> {
     for node in Node::ALL {
-        for timeout in ["udp_timeout", "udp_timeout_stream", "tcp_timeout_time_wait"] {
+        let of_tcp = ["fin_wait", "close_wait", "last_ack", "time_wait", "close"];
+        let timeouts = of_tcp.map(|state| format!("tcp_timeout_{state}")).into_iter();
+        for timeout in timeouts.chain(["udp_timeout", "udp_timeout_stream"].map(str::to_owned)) {
             lab.node(node)?.set(&format!("netfilter/nf_conntrack_{timeout}"), "3600")?;
         }
     }
