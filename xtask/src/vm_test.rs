@@ -11,6 +11,8 @@ pub(crate) use kernels::Wanted;
 use kernels::{Kernel, MATRIX};
 use machine::Clock;
 use programs::{Program, Run};
+use std::fs::{File, TryLockError};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -116,6 +118,17 @@ fn matrix(options: &Options) -> Result<Count> {
     Ok(count)
 }
 
+/// A folder for a machine's files. Two of one name at one time would take them from each other.
+fn folder(name: &str) -> Result<(PathBuf, File)> {
+    let folder = shell::root().join("target/machines").join(name);
+    std::fs::create_dir_all(&folder)?;
+    let lock = File::create(folder.join("lock"))?;
+    if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        bail!("another run has a machine in {}: wait for its end", folder.display());
+    }
+    Ok((folder, lock))
+}
+
 /// Shows and counts where docs/kernels.md says something else.
 fn differences(rows: &[docs::Row]) -> Result<u32> {
     let differences = docs::differences(rows)?;
@@ -145,8 +158,7 @@ fn side_by_side(kernels: &[Kernel], test: impl Fn(&Kernel) -> Result<Tested> + S
 }
 
 fn test(kernel: &Kernel, programs: &[Program], runs: &[Run], verbose: bool) -> Result<Tested> {
-    let folder = shell::root().join("target/machines").join(kernel.series());
-    std::fs::create_dir_all(&folder)?;
+    let (folder, _lock) = folder(&kernel.series())?;
     let begun = Instant::now();
     image::write(&folder.join("image.cpio"), kernel, programs, runs)
         .with_context(|| format!("the image for {kernel}"))?;

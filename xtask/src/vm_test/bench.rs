@@ -5,7 +5,6 @@ use super::kernels::{self, Wanted};
 use super::machine::{self, Clock};
 use super::{OVERHEAD, image, programs};
 use crate::setup::{self, Need};
-use crate::shell;
 use anyhow::{Context, Result, bail};
 use std::time::{Duration, Instant};
 
@@ -17,8 +16,7 @@ pub(crate) fn run(name: &str, kernel: Wanted) -> Result<()> {
     let kernels = kernels::find(&[kernel], false)?;
     let kernel = kernels.first().context("no such kernel")?;
     let (program, run) = programs::bench(name, LIMIT)?;
-    let folder = shell::root().join("target/machines").join(format!("bench-{}", kernel.series()));
-    std::fs::create_dir_all(&folder)?;
+    let (folder, _lock) = super::folder(&format!("bench-{}", kernel.series()))?;
     image::write(&folder.join("image.cpio"), kernel, &[program], &[run])?;
     let mut console = Console::default();
     let mut passed = false;
