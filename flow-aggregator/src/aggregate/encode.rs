@@ -246,7 +246,7 @@ impl Shown {
             icmp_type_code: flow.icmp,
             flow_id: if source.flow_id == 0 { destination.flow_id } else { source.flow_id },
             // Each Node's own, so not what a half that stands for both sides shows twice.
-            dropped_packets: flow.sides.iter().map(|side| u64::from(side.dropped)).sum(),
+            dropped_packets: flow.sides.iter().fold(0, |sum, side| sum.saturating_add(side.dropped)),
             // The numbers rise from unknown over forwarded to denied by a rule.
             forwarding_status: source.status.code().max(destination.status.code()).into(),
             nat_src_addr: if translated { flow.key.src.ip() } else { A::NONE.ip() },

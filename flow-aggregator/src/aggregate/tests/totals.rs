@@ -29,8 +29,8 @@ fn packets_dropped_on_both_nodes_add_up_and_those_of_one_count_once() {
     table.hear(NODE_A, &[dropped(external(5, 10), 3)], 0);
     assert_eq!(table.exports()[0].extended.dropped_packets, 3);
     table.hear(NODE_A, &[dropped(source(5, 10), 3)], 0);
-    table.hear(NODE_B, &[dropped(destination(5, 10), 4)], 0);
-    assert_eq!(table.exports()[0].extended.dropped_packets, 7);
+    table.hear(NODE_B, &[dropped(destination(5, 10), 5_000_000_000)], 0);
+    assert_eq!(table.exports()[0].extended.dropped_packets, 5_000_000_003);
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl<'a> Entry<'a> {
                 flow_id,
                 exporter,
                 tail,
-                dropped: number(rest) as u32,
+                dropped: number(rest),
                 flags: [number(rest) as u16, number(rest) as u16],
                 reason: byte(rest).into(),
                 status: byte(rest).into(),
@@ -128,7 +128,7 @@ pub(super) fn write<A: Addr>(flow: &Flow<A>, hash: u32, since: u32, out: &mut Ve
         put(side.exporter.0.rotate_left(1), out);
         if side.is_known() {
             side.total.iter().for_each(|total| put(*total, out));
-            put(side.dropped.into(), out);
+            put(side.dropped, out);
             side.flags.iter().for_each(|flags| put((*flags).into(), out));
             out.extend([side.reason.code(), side.status.code()]);
         }
@@ -170,7 +170,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn side() -> impl Strategy<Value = Side> {
-        let numbers = (any::<[u64; 4]>(), any::<u64>(), any::<u32>(), any::<[u16; 2]>(), any::<u32>());
+        let numbers = (any::<[u64; 4]>(), any::<u64>(), any::<u64>(), any::<[u16; 2]>(), any::<u32>());
         (numbers, prop_oneof![Just(0), Just(1 << 63 | 77), any::<u64>()], any::<[u8; 2]>()).prop_map(
             |((total, flow_id, dropped, flags, tail), exporter, [reason, status])| match exporter {
                 0 => Side::default(),
