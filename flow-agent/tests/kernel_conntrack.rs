@@ -253,12 +253,11 @@ fn fewer_capabilities_mean_other_rungs() {
     println!("BPF, PERFMON, NET_ADMIN, SYS_RESOURCE: new {:?}, end {:?}", rungs.new.on, rungs.end.on);
     println!("feature conntrack-new without SYS_ADMIN: {}", rungs.new.on.map_or("none", |(rung, _)| rung.name()));
     println!("feature conntrack-end without SYS_ADMIN: {}", rungs.end.on.map_or("none", |(rung, _)| rung.name()));
-    let is_modular = Path::new("/sys/module/nf_conntrack/initstate").exists();
     let [tracing, multi, kprobe] = &all;
-    if tracing.new.on.is_some() && is_modular {
+    if tracing.new.on.is_some() && is_module() {
         assert!(rungs.new.refused[0].contains("CAP_SYS_ADMIN"), "{}", words(&rungs.new));
     }
-    if multi.new.on.is_some() && is_modular {
+    if multi.new.on.is_some() && is_module() {
         assert_eq!((rungs.new.on, rungs.end.on, told), (multi.new.on, multi.end.on, true));
     }
     if kprobe.new.on.is_some() && is_paranoid {
@@ -275,6 +274,11 @@ fn fewer_capabilities_mean_other_rungs() {
     let (rungs, _) = rungs_with(few - CapabilitySet::PERFMON, None);
     assert_eq!((rungs.new.on, rungs.end.on), (None, None));
     assert!(words(&rungs.new).contains("CAP_PERFMON"), "{}", words(&rungs.new));
+}
+
+/// Whether connection tracking is a module here; what is built in has no such file.
+fn is_module() -> bool {
+    Path::new("/sys/module/nf_conntrack/initstate").exists()
 }
 
 /// Unloads connection tracking and what uses it; gives all of it, the last first.
@@ -313,8 +317,8 @@ fn load(unloaded: &[String]) {
 #[test]
 fn a_module_that_is_loaded_again_is_followed() {
     let _turn = turn();
-    if !Path::new("/sys/module/nf_conntrack/initstate").exists() {
-        // Built in: there is nothing to follow.
+    if !is_module() {
+        // There is nothing to follow.
         return;
     }
     let lab = Lab::new();
@@ -346,8 +350,8 @@ fn a_module_that_is_loaded_again_is_followed() {
 #[test]
 fn the_agent_s_part_follows_it_too_and_turns_its_switches_on_again() {
     let _turn = turn();
-    if !Path::new("/sys/module/nf_conntrack/initstate").exists() {
-        // Built in: there is nothing to follow.
+    if !is_module() {
+        // There is nothing to follow.
         return;
     }
     let lab = Lab::new();

@@ -20,7 +20,6 @@ pub(super) struct Options {
     server: Server,
 }
 
-/// The specification's, then ours.
 const RECORDS: [&str; 6] =
     ["RECORDS-EXPORTED", "RECORDS-RECEIVED", "RECORDS-DROPPED", "FLOWS", "EXPORTERS-CONNECTED", "RECORDS-LOST"];
 const SINKS: [&str; 7] = ["SINK", "CONNECTED", "DELIVERED", "QUEUED", "DROPPED", "REFUSED", "FAILURES"];

@@ -189,38 +189,31 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-impl Setting for Vec<String> {
-    const FORM: &'static str = "a list of texts";
+/// Makes lists of settings settings.
+macro_rules! lists {
+    ($($type:ty = $form:literal),+ $(,)?) => {$(
+        impl Setting for Vec<$type> {
+            const FORM: &'static str = $form;
 
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        match &node.value {
-            Value::Sequence(items) => items.iter().map(String::read).collect(),
-            Value::Null => Ok(Self::new()),
-            _ => Err(Unfit::wanted(Self::FORM, node)),
+            fn read(node: &Node) -> Result<Self, Unfit> {
+                match &node.value {
+                    Value::Sequence(items) => items.iter().map(<$type>::read).collect(),
+                    Value::Null => Ok(Self::new()),
+                    _ => Err(Unfit::wanted(Self::FORM, node)),
+                }
+            }
+
+            fn print(&self) -> String {
+                let items: Vec<String> = self.iter().map(Setting::print).collect();
+                format!("[{}]", items.join(", "))
+            }
         }
-    }
-
-    fn print(&self) -> String {
-        let items: Vec<String> = self.iter().map(|item| quote(item)).collect();
-        format!("[{}]", items.join(", "))
-    }
+    )+};
 }
 
-impl Setting for Vec<u16> {
-    const FORM: &'static str = "a list of numbers from 0 to 65535";
-
-    fn read(node: &Node) -> Result<Self, Unfit> {
-        match &node.value {
-            Value::Sequence(items) => items.iter().map(u16::read).collect(),
-            Value::Null => Ok(Self::new()),
-            _ => Err(Unfit::wanted(Self::FORM, node)),
-        }
-    }
-
-    fn print(&self) -> String {
-        let items: Vec<String> = self.iter().map(u16::to_string).collect();
-        format!("[{}]", items.join(", "))
-    }
+lists! {
+    String = "a list of texts",
+    u16 = "a list of numbers from 0 to 65535",
 }
 
 impl Setting for BTreeMap<String, bool> {
