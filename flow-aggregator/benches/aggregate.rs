@@ -8,10 +8,13 @@
 mod load;
 #[path = "aggregate/memory.rs"]
 mod memory;
-#[path = "aggregate/process.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+#[path = "../tests/aggregator/process.rs"]
 mod process;
 #[path = "aggregate/shipped.rs"]
 mod shipped;
+#[path = "aggregate/usage.rs"]
+mod usage;
 
 use anyhow::{Result, ensure};
 use flow_common::net::Protocol;

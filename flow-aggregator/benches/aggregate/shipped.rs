@@ -5,7 +5,8 @@
 
 use crate::{
     load::{Load, READ, agent, messages},
-    process::{Aggregator, until},
+    process::Process,
+    usage::{cpu, memory, until},
 };
 use anyhow::{Context, Result, ensure};
 use flow_aggregator::certs;
@@ -39,18 +40,17 @@ pub(crate) fn measure(load: &Load, rounds: u32, protocol: Protocol) -> Result<Fi
     let folder = tempfile::tempdir()?;
     let (tls, client) = certificates(folder.path())?;
     let (collector, received) = collect()?;
-    let program = Path::new(env!("CARGO_BIN_EXE_flow-aggregator"));
     // What is measured is the table, not a sink that is behind: nothing may be dropped.
-    let settings = format!(
-        "aggregatorTransportProtocol: {protocol}\n{tls}flowCollector: {{enable: true, address: \"{collector}\"}}\n\
-         sinkQueue: 4000000\n"
-    );
-    let aggregator = Aggregator::start(program, &settings, "ipfix")?;
+    let settings = format!("{tls}flowCollector: {{enable: true, address: \"{collector}\"}}\nsinkQueue: 4000000\n");
+    let aggregator = Process::receiving(protocol, &folder.path().join("flow-aggregator.conf"), &settings);
+    aggregator.until("sink_connected{sink=\"ipfix\"}", 1);
+    let metric = |name: &str| aggregator.metric(name).with_context(|| format!("it tells no {name}"));
+    let process = aggregator.pid().cast_unsigned();
     let mut agents = [0, 1].map(|side| Sender::connect(&aggregator, side, protocol, &client).expect("it connects"));
     let tails = [load.tails(0), load.tails(1)];
-    let (mut cpu, mut resident) = (0.0, [aggregator.memory("VmRSS")?, 0, 0]);
+    let (mut cpu_seconds, mut resident) = (0.0, [memory(process, "VmRSS")?, 0, 0]);
     for round in 1..=rounds {
-        let before = aggregator.cpu()?;
+        let before = cpu(process)?;
         thread::scope(|scope| {
             let sending = agents.each_mut().map(|agent| {
                 let tails = &tails;
@@ -59,21 +59,21 @@ pub(crate) fn measure(load: &Load, rounds: u32, protocol: Protocol) -> Result<Fi
             sending.into_iter().try_for_each(|sending| sending.join().expect("it does not panic"))
         })?;
         let all = u64::from(load.flows) * 2 * u64::from(round);
-        until("every record is used", || Ok(aggregator.metric("records_received_total")? == all))?;
+        until("every record is used", || Ok(metric("records_received_total")? == all))?;
         let joined = u64::from(load.flows) * u64::from(if load.ended { round } else { 1 });
         until("every joined record is out", || Ok(received.load(Ordering::Relaxed) >= joined))?;
-        cpu += aggregator.cpu()? - before;
+        cpu_seconds += cpu(process)? - before;
         if round == 1 {
-            resident[1] = aggregator.memory("VmRSS")?;
+            resident[1] = memory(process, "VmRSS")?;
         }
     }
-    resident[2] = aggregator.memory("VmHWM")?;
-    let records = aggregator.metric("records_received_total")?;
+    resident[2] = memory(process, "VmHWM")?;
+    let records = metric("records_received_total")?;
     let joined = received.load(Ordering::Relaxed);
     let expected = u64::from(load.flows) * u64::from(if load.ended { rounds } else { 1 });
     ensure!(joined == expected, "{joined} joined records came out, not {expected}");
-    let tombstones = aggregator.metric("tombstones")?;
-    Ok(Figures { records, joined, cpu_seconds: cpu, resident, tombstones })
+    let tombstones = metric("tombstones")?;
+    Ok(Figures { records, joined, cpu_seconds, resident, tombstones })
 }
 
 /// Settings of the aggregator's TLS, and what agents show.
@@ -125,10 +125,10 @@ struct Sender {
 }
 
 impl Sender {
-    fn connect(aggregator: &Aggregator, side: u32, protocol: Protocol, tls: &TlsClient) -> Result<Sender> {
+    fn connect(aggregator: &Process, side: u32, protocol: Protocol, tls: &TlsClient) -> Result<Sender> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         // The certificate is for this name.
-        let address = Address::parse(&format!("localhost:{}", aggregator.listen.port()), protocol)?;
+        let address = Address::parse(&format!("localhost:{}", aggregator.addr.port()), protocol)?;
         let connection = runtime.block_on(connect(&address, Some(tls))).context("the aggregator is not reached")?;
         Ok(Sender { runtime, connection, session: agent(0xa + side), side })
     }

@@ -6,8 +6,8 @@
 
 #[path = "../../../flow-aggregator/benches/aggregate/load.rs"]
 mod load;
-#[path = "../../../flow-aggregator/benches/aggregate/process.rs"]
-mod process;
+#[path = "../../../flow-aggregator/benches/aggregate/usage.rs"]
+mod usage;
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use flow_common::ipfix::exporter::Session;
 use flow_common::record::EncodedTail;
-use interop::{Age, Certificates, ClickHouse, beside};
+use interop::{Age, Aggregator, Certificates, ClickHouse};
 use load::{Load, agent, messages};
-use process::{Aggregator, until};
+use usage::{cpu, memory, until};
 
 /// Flows whose records are written together.
 const PART: u32 = 1_000;
@@ -56,13 +56,14 @@ fn measure(load: &Load, rounds: u32, scheme: &str, compress: &str) -> Result<Str
     let server = ClickHouse::start(Age::Modern, &Certificates::new()?)?;
     let url = format!("{scheme}://{}", server.addr(scheme));
     let settings = format!(
-        "aggregatorTransportProtocol: tcp\nactiveFlowRecordTimeout: {}s\n\
+        "activeFlowRecordTimeout: {}s\n\
          clickHouse: {{enable: true, commitInterval: 1s, databaseURL: \"{url}\", compress: {compress}}}\n",
         ACTIVE.as_secs()
     );
-    let aggregator = Aggregator::start(&beside("flow-aggregator")?, &settings, "clickhouse")?;
+    let aggregator = Aggregator::start(&settings, &[])?;
+    until("the sink is open", || Ok(aggregator.sink("connected")? == 1))?;
     let mut agents = [Agent::new(&aggregator, load, 0)?, Agent::new(&aggregator, load, 1)?];
-    let (cpu, begun) = (aggregator.cpu()?, Instant::now());
+    let (before, begun) = (cpu(aggregator.id())?, Instant::now());
     for round in 1..=rounds {
         let orders = [0, 1].map(|side| load.order(round, side));
         // Both halves of most flows come within a second, as from Nodes whose clocks agree.
@@ -78,19 +79,18 @@ fn measure(load: &Load, rounds: u32, scheme: &str, compress: &str) -> Result<Str
             std::thread::sleep(ACTIVE);
         }
     }
-    let (cpu, took) = (aggregator.cpu()? - cpu, begun.elapsed().as_secs_f64());
+    let (used, took) = (cpu(aggregator.id())? - before, begun.elapsed().as_secs_f64());
     let rows = server.number("SELECT toString(count()) FROM flows")?;
-    let metric = |name: &str| aggregator.metric(&format!("sink_{name}_total{{sink=\"clickhouse\"}}"));
-    let refused = metric("dropped")? + metric("failures")?;
+    let refused = aggregator.sink("dropped_total")? + aggregator.sink("failures_total")?;
     ensure!(refused == 0 && server.number(OCTETS)? == self::octets(load, rounds), "rows are dropped or doubled");
     let disk =
         server.number("SELECT toString(sum(bytes_on_disk)) FROM system.parts WHERE active AND table = 'flows'")?;
     Ok(format!(
         "{:.0} rows a CPU second ({:.2} us a row), {rows} rows in {took:.1} s, {} bytes a row on the disk, {} MiB resident at most",
-        rows as f64 / cpu,
-        cpu * 1e6 / rows as f64,
+        rows as f64 / used,
+        used * 1e6 / rows as f64,
         disk / rows,
-        aggregator.memory("VmHWM")? >> 20,
+        memory(aggregator.id(), "VmHWM")? >> 20,
     ))
 }
 
@@ -104,7 +104,7 @@ struct Agent {
 
 impl Agent {
     fn new(aggregator: &Aggregator, load: &Load, side: u32) -> Result<Agent> {
-        let stream = TcpStream::connect(aggregator.listen)?;
+        let stream = TcpStream::connect(aggregator.addr)?;
         Ok(Agent { stream, session: agent(0xa + side), tails: load.tails(side), side })
     }
 

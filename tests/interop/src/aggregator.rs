@@ -47,6 +47,11 @@ impl Aggregator {
         clickhouse_metric(self.admin, metric)
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// Ends it in order, and gives its log.
     pub fn end(mut self) -> Result<String> {
         let status = self.process.end().with_context(|| self.log())?;
