@@ -153,6 +153,17 @@ impl Agent {
         Ok((peak - rings) / 1_024.0)
     }
 
+    /// Packets that it says are in no record for want of room. Of those that are no flow's some are neighbour discovery.
+    pub(super) fn lost(lab: &Lab) -> Result<u64> {
+        let diagnosis: serde_json::Value = serde_json::from_str(&doctor(lab)?)?;
+        let facts = &diagnosis["facts"];
+        let interfaces = facts["interfaces"].as_array().context("no interfaces")?;
+        let losses = interfaces.iter().flat_map(|interface| interface["lost"].as_array()).flatten();
+        let losses = losses.filter(|loss| loss["reason"] == "map_full");
+        let packets = losses.map(|loss| &loss["tally"]["packets"]).chain([&facts["export"]["lost"]["packets"]]);
+        packets.map(|packets| packets.as_u64().context("a number of packets")).sum()
+    }
+
     /// Ends it in order: it hands over what it has.
     pub(super) fn stop(&mut self) -> Result<()> {
         terminate(&self.0)?;
@@ -219,10 +230,13 @@ impl Drop for Sink {
 }
 
 fn is_attached(lab: &Lab) -> bool {
-    let output = Command::new(env!("CARGO_BIN_EXE_flow-agent"))
-        .args(["doctor", "-o", "json", "--socket", &lab.file("api.sock")])
-        .output();
-    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("\"attached\": \"t"))
+    doctor(lab).is_ok_and(|diagnosis| diagnosis.contains("\"attached\": \"t"))
+}
+
+fn doctor(lab: &Lab) -> Result<String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flow-agent"));
+    let output = command.args(["doctor", "-o", "json", "--socket", &lab.file("api.sock")]).output()?;
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn terminate(process: &Child) -> Result<()> {
