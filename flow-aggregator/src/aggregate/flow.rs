@@ -176,6 +176,22 @@ impl<A: Addr> Flow<A> {
         }
     }
 
+    /// A word of each of its cache lines, together: so that they come at once.
+    #[inline]
+    pub(super) fn touch(&self) -> u64 {
+        let side = |side: &Side| {
+            side.total[0]
+                ^ side.total[3]
+                ^ side.last[3]
+                ^ side.throughput[1]
+                ^ side.end
+                ^ side.exporter.0
+                ^ side.tail_hash
+        };
+        let [source, destination] = &self.sides;
+        side(source) ^ side(destination) ^ self.start ^ u64::from(self.heard)
+    }
+
     /// A side's total, with what its exporter counted before it began anew.
     #[inline]
     pub(super) fn total(&self, side: usize) -> Counters {

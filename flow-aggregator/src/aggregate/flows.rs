@@ -87,17 +87,25 @@ impl<A: Addr> Flows<A> {
         let mut slots = std::mem::take(&mut self.slots);
         slots.clear();
         slots.extend(items.iter().map(|item| self.index.find(item.hash, |_| true)));
-        let touched = slots.iter().flatten().filter_map(|slot| self.slab.at(*slot));
-        let sum = touched.fold(0, |sum: u64, flow| {
-            let [source, destination] = &flow.sides;
-            sum ^ source.end ^ source.throughput[0] ^ destination.end ^ destination.tail_hash ^ u64::from(flow.heard)
-        });
-        std::hint::black_box(sum);
+        self.touch(items, &slots);
         for (item, guess) in items.iter().zip(&slots) {
             self.record(item, *guess, turn);
         }
         self.slots = slots;
         self.export_ready(turn);
+    }
+
+    /// Reads a word of each cache line that applying the records needs.
+    fn touch(&self, items: &[Item<'_, A>], slots: &[Option<u32>]) {
+        let mut sum = 0;
+        for (item, slot) in items.iter().zip(slots) {
+            let flow = slot.and_then(|slot| self.slab.at(slot));
+            sum ^= flow.map_or_else(|| self.tombstones.touch(item.hash), Flow::touch);
+            if flow.is_none_or(|flow| flow.sides.iter().any(|side| !side.is_known())) {
+                sum ^= self.tails.touch_hash(item.names.tail_hash);
+            }
+        }
+        std::hint::black_box(sum);
     }
 
     /// What is due by `now`, at most `max` flows; true if there is more.
@@ -366,6 +374,8 @@ impl<A: Addr> Flows<A> {
 
     fn export_ready(&mut self, turn: &mut Turn<'_>) {
         let mut ready = std::mem::take(&mut self.ready);
+        let sides = ready.iter().filter_map(|slot| self.slab.at(*slot)).flat_map(|flow| &flow.sides);
+        std::hint::black_box(sides.fold(0, |sum, side| sum ^ self.tails.touch(side.tail)));
         for slot in ready.drain(..) {
             // The slot may have been given to another flow since.
             if self.slab.at(slot).is_some_and(|flow| flow.ready) {

@@ -111,6 +111,12 @@ impl<A: Addr> Tombstones<A> {
         evicted
     }
 
+    /// A word of what [`is_there`](Self::is_there) needs, so that it comes early.
+    #[inline]
+    pub(super) fn touch(&self, hash: u32) -> u64 {
+        self.index.find(hash, |_| true).map_or(0, u64::from)
+    }
+
     /// Whether there is a tombstone of this key.
     pub(super) fn is_there(&self, key: &Key<A>, hash: u32) -> bool {
         self.find(key, hash, |_| true).is_some()
