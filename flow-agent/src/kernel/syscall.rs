@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -20,10 +20,13 @@ const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+const MAP_FREEZE: libc::c_long = 22;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 const ENABLE_STATS: libc::c_long = 32;
+
+const MAP_TYPE_ARRAY: u32 = 2;
 
 /// Data that the kernel may read and write as bytes.
 ///
@@ -105,10 +108,11 @@ struct Query {
 #[repr(C)]
 struct MapCreate {
     map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
+    sizes: [u32; 3],
+    flags: u32,
+    inner: u32,
+    numa_node: u32,
+    name: [u8; 16],
 }
 
 /// `bpf_attr` for BPF_OBJ_PIN and BPF_OBJ_GET.
@@ -334,20 +338,39 @@ pub(super) fn link_interface(link: BorrowedFd<'_>) -> io::Result<u32> {
 
 /// An array map that only user space knows.
 pub(super) fn array<V: Plain>(entries: u32) -> io::Result<OwnedFd> {
-    const ARRAY: u32 = 2;
-    create::<u32, V>(ARRAY, entries, 0)
+    create_map("", MAP_TYPE_ARRAY, [4, size_of::<V>() as u32, entries], 0)
 }
 
 /// A hash map that only user space knows; takes memory for what is in it.
 pub(super) fn hash<K: Plain, V: Plain>(entries: u32) -> io::Result<OwnedFd> {
     const HASH: u32 = 1;
     const NO_PREALLOC: u32 = 1;
-    create::<K, V>(HASH, entries, NO_PREALLOC)
+    create_map("", HASH, [size_of::<K>() as u32, size_of::<V>() as u32, entries], NO_PREALLOC)
 }
 
-fn create<K: Plain, V: Plain>(map_type: u32, max_entries: u32, map_flags: u32) -> io::Result<OwnedFd> {
-    let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
-    owned(bpf(MAP_CREATE, &mut MapCreate { map_type, key_size, value_size, max_entries, map_flags })?)
+/// A map of one value that nobody can change any more: the verifier takes its bytes for constants.
+pub(super) fn constants(name: &str, data: &[u8]) -> io::Result<OwnedFd> {
+    const READ_ONLY_FOR_PROGRAMS: u32 = 1 << 7;
+    let size = u32::try_from(data.len()).map_err(io::Error::other)?;
+    let map = create_map(name, MAP_TYPE_ARRAY, [4, size, 1], READ_ONLY_FOR_PROGRAMS)?;
+    bpf(MAP_UPDATE_ELEM, &mut element(map.as_fd(), &0_u32, data.as_ptr().cast_mut()))?;
+    bpf(MAP_FREEZE, &mut map.as_raw_fd())?;
+    Ok(map)
+}
+
+/// A map of a type with a size of keys, one of values, and a number of entries.
+pub(super) fn create_map(name: &str, map_type: u32, sizes: [u32; 3], flags: u32) -> io::Result<OwnedFd> {
+    let mut attributes = MapCreate { map_type, sizes, flags, inner: 0, numa_node: 0, name: short(name) };
+    owned(bpf(MAP_CREATE, &mut attributes)?)
+}
+
+/// What the kernel keeps of the name of a map or program.
+pub(super) fn short(name: &str) -> [u8; 16] {
+    let mut short = [0; 16];
+    for (to, from) in short.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    short
 }
 
 /// Keeps an object under a name in bpffs.
@@ -377,16 +400,17 @@ pub(super) fn missed_calls(link: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(information::<ProbesInformation>(link)?.missed)
 }
 
-/// What the kernel tells of an object, as far as `T` has room for it.
 fn information<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
     let mut information = T::default();
-    let mut attributes = Information {
-        object: object.as_raw_fd(),
-        length: size_of::<T>() as u32,
-        information: &raw mut information as u64,
-    };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    inform(object, &mut information)?;
     Ok(information)
+}
+
+/// What the kernel tells of an object, as far as `T` has room for it.
+pub(super) fn inform<T>(object: BorrowedFd<'_>, information: &mut T) -> io::Result<()> {
+    let length = size_of::<T>() as u32;
+    let information = std::ptr::from_mut(information) as u64;
+    bpf(OBJ_GET_INFO_BY_FD, &mut Information { object: object.as_raw_fd(), length, information }).map(drop)
 }
 
 /// Turns the kernel's run-time statistics on for as long as the result lives.

@@ -3,27 +3,20 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use aya_obj::generated::bpf_insn;
 use flow_common::abi::ConntrackLayout;
 
-use super::super::syscall::{bpf, owned};
+use super::super::syscall::{bpf, inform, owned, short};
 
-const MAP_CREATE: libc::c_long = 0;
-const MAP_UPDATE_ELEM: libc::c_long = 2;
 const PROG_LOAD: libc::c_long = 5;
-const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BTF_GET_FD_BY_ID: libc::c_long = 19;
-const MAP_FREEZE: libc::c_long = 22;
 const BTF_GET_NEXT_ID: libc::c_long = 23;
 const LINK_CREATE: libc::c_long = 28;
 
-const MAP_TYPE_ARRAY: u32 = 2;
-/// BPF_F_RDONLY_PROG.
-const READ_ONLY: u32 = 1 << 7;
 const PROG_TYPE_KPROBE: u32 = 2;
 const PROG_TYPE_TRACING: u32 = 26;
 const TRACE_FENTRY: u32 = 24;
@@ -51,27 +44,6 @@ pub(super) struct Refusal {
     pub(super) error: io::Error,
     /// The verifier's words.
     pub(super) log: String,
-}
-
-/// `bpf_attr` for BPF_MAP_CREATE.
-#[repr(C)]
-struct MapCreate {
-    map_type: u32,
-    sizes: [u32; 3],
-    flags: u32,
-    inner: u32,
-    numa_node: u32,
-    name: [u8; 16],
-}
-
-/// `bpf_attr` for BPF_MAP_UPDATE_ELEM.
-#[repr(C)]
-struct Element {
-    map: RawFd,
-    padding: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
 }
 
 /// `bpf_attr` for BPF_PROG_LOAD.
@@ -131,14 +103,6 @@ struct ById {
     flags: u32,
 }
 
-/// `bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
-#[repr(C)]
-struct InfoByFd {
-    fd: RawFd,
-    length: u32,
-    info: u64,
-}
-
 /// `struct bpf_btf_info`.
 #[repr(C)]
 #[derive(Default)]
@@ -166,23 +130,6 @@ struct PerfEvent {
     breakpoint: u32,
     function: u64,
     offset: u64,
-}
-
-/// A map of a type with a size of keys, one of values, and a number of entries.
-pub(super) fn create_map(name: &str, map_type: u32, sizes: [u32; 3], flags: u32) -> io::Result<OwnedFd> {
-    let mut attributes = MapCreate { map_type, sizes, flags, inner: 0, numa_node: 0, name: short(name) };
-    owned(bpf(MAP_CREATE, &mut attributes)?)
-}
-
-/// A map of one value that nobody can change any more: the verifier takes its bytes for constants.
-pub(super) fn constants(data: &[u8]) -> io::Result<OwnedFd> {
-    let size = u32::try_from(data.len()).map_err(io::Error::other)?;
-    let map = create_map("conntrack", MAP_TYPE_ARRAY, [4, size, 1], READ_ONLY)?;
-    let key = 0_u32;
-    let (key, value) = (std::ptr::from_ref(&key) as u64, data.as_ptr() as u64);
-    bpf(MAP_UPDATE_ELEM, &mut Element { map: map.as_raw_fd(), padding: 0, key, value, flags: 0 })?;
-    bpf(MAP_FREEZE, &mut map.as_raw_fd())?;
-    Ok(map)
 }
 
 /// The layout as the programs have it.
@@ -316,20 +263,10 @@ pub(super) fn module_types(module: &str) -> io::Result<OwnedFd> {
         let Ok(fd) = bpf(BTF_GET_FD_BY_ID, &mut by_id).and_then(owned) else { continue };
         let mut name = [0_u8; 64];
         let mut info = BtfInfo { name: name.as_mut_ptr() as u64, name_length: 64, ..BtfInfo::default() };
-        let length = size_of::<BtfInfo>() as u32;
-        bpf(OBJ_GET_INFO_BY_FD, &mut InfoByFd { fd: fd.as_raw_fd(), length, info: &raw mut info as u64 })?;
+        inform(fd.as_fd(), &mut info)?;
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         if info.of_kernel != 0 && name == module.as_bytes() {
             return Ok(fd);
         }
     }
-}
-
-/// What the kernel keeps of a name.
-fn short(name: &str) -> [u8; 16] {
-    let mut short = [0; 16];
-    for (to, from) in short.iter_mut().take(15).zip(name.bytes()) {
-        *to = from;
-    }
-    short
 }

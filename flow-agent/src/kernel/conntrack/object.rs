@@ -59,7 +59,7 @@ impl Maps {
                 "conntrack_end" => ring(ring_bytes[1]),
                 _ => map.max_entries(),
             };
-            let fd = calls::create_map(name, map.map_type(), [map.key_size(), map.value_size(), entries], 0)
+            let fd = syscall::create_map(name, map.map_type(), [map.key_size(), map.value_size(), entries], 0)
                 .map_err(|error| refused(name, error))?;
             fds.insert(name.clone(), fd);
         }
@@ -95,7 +95,7 @@ impl Programs {
         object.patch_map_data(HashMap::from([("LAYOUT", (bytes, true))])).map_err(|error| unreadable(&error))?;
         let definitions: Vec<(String, aya_obj::Map)> = object.maps.drain().collect();
         let data = definitions.iter().find(|(name, _)| name == RODATA).ok_or(ObjectError::Incomplete(RODATA))?;
-        let rodata = calls::constants(data.1.data()).map_err(|error| refused(RODATA, error))?;
+        let rodata = syscall::constants("conntrack", data.1.data()).map_err(|error| refused(RODATA, error))?;
         let fd = |name: &str| if name == RODATA { Some(&rodata) } else { maps.fds.get(name) };
         let relocations =
             definitions.iter().filter_map(|(name, map)| Some((name.as_str(), fd(name)?.as_raw_fd(), map)));
