@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod artifacts;
 mod bench;
 mod build_ebpf;
+mod count;
 mod demo;
 mod setup;
 mod shell;

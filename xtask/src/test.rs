@@ -1,13 +1,14 @@
 //! `cargo xtask test`: every check there is, cheapest first. A step that fails does not keep the later ones from running; a summary says
 //! what became of each, and the exit status is success only if none failed.
 
+use crate::count::Count;
 use crate::setup::{self, Need};
 use crate::{build_ebpf, shell, tidy, vm_test};
 use anyhow::{Result, bail};
-use binaries::{As, Count};
+use binaries::As;
 use std::time::{Duration, Instant};
 
-pub(crate) mod binaries;
+mod binaries;
 
 /// What `test` takes.
 #[derive(clap::Args)]

@@ -2,9 +2,9 @@
 //! kernels, gives a line for each test program of each, a summary, and docs/kernels.md's table.
 
 use crate::build_ebpf;
+use crate::count::Count;
 use crate::setup::{self, Need};
 use crate::shell;
-use crate::test::binaries::Count;
 use anyhow::{Context, Result, bail};
 use console::{Console, Group};
 pub(crate) use kernels::Wanted;

@@ -3,7 +3,7 @@
 //! Takes lines, gives [`Group`]s. A test says `feature NAME: RUNG` for a row of the table of kernels; whatever it says of the same feature
 //! last is what counts.
 
-use crate::test::binaries::{Count, summary};
+use crate::count::{Count, summary};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
