@@ -14,5 +14,6 @@
 
 #[cfg(not(target_arch = "bpf"))]
 pub mod frames;
+pub mod origin;
 pub mod parse;
 pub mod tcp;

@@ -4,7 +4,8 @@
 //! know only the common packets, each at the price of one or two bounds checks; [`packet`] knows all, and agrees with them.
 //! Counts nothing and looks nothing up: joining fragments is left to the caller.
 
-use flow_common::abi::{Key6, STATE_GUESSED, STATE_REVERSED};
+use crate::origin;
+use flow_common::abi::Key6;
 
 mod header;
 mod plain;
@@ -307,19 +308,7 @@ fn ends<L: Load>(load: &L, into: &mut Packet) {
     into.direction = u32::from(reversed);
     into.flags = transport.flags;
     into.state = match transport.query {
-        Some(reply) if transport.answers => originator(reversed != reply),
-        _ => crate::tcp::origin(transport.flags, reversed),
+        Some(reply) if transport.answers => origin::known(reversed != reply),
+        _ => origin::of(transport.flags, reversed),
     };
-}
-
-/// State of a flow whose originator is known.
-#[inline(always)]
-pub(crate) fn originator(reversed: bool) -> u32 {
-    if reversed { STATE_REVERSED } else { 0 }
-}
-
-/// State of a flow whose originator is the sender of the first packet seen, for want of better.
-#[inline(always)]
-pub(crate) fn guessed(reversed: bool) -> u32 {
-    originator(reversed) | STATE_GUESSED
 }

@@ -3,7 +3,8 @@
 //! Takes counted packets in the order the owner sees them. Out-of-window segments are not told apart; counters are
 //! the caller's.
 
-use crate::parse::{Header, Load, guessed, originator};
+use crate::origin;
+use crate::parse::{Header, Load};
 use flow_common::abi::{
     ACKED_FIN, EVENT_CLOSED, EVENT_GENERATION, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, FLAGS_TCP, Flow, STATE_CLOSED,
     STATE_GUESSED, STATE_RESET, STATE_REVERSED,
@@ -37,16 +38,6 @@ impl Segment {
     }
 }
 
-/// State of a flow that begins with such a packet: the sender of a SYN originated it, of a SYN and ACK did not.
-#[inline(always)]
-pub fn origin(flags: u32, reversed: bool) -> u32 {
-    match flags & (FLAG_SYN | FLAG_ACK) {
-        FLAG_SYN => originator(reversed),
-        answer if answer == FLAG_SYN | FLAG_ACK => originator(!reversed),
-        _ => guessed(reversed),
-    }
-}
-
 /// Whether such a packet begins another connection on a flow in this state.
 #[inline(always)]
 pub fn reopens(flags: u32, state: u32) -> bool {
@@ -60,10 +51,10 @@ pub fn advance(flow: &mut Flow, reversed: bool, segment: &Segment, now_ns: impl 
     let mut event = 0;
     if reopens(flags, flow.state) {
         reopen(flow, now_ns());
-        flow.state = origin(flags, reversed);
+        flow.state = origin::of(flags, reversed);
         event = EVENT_GENERATION;
     } else if flags & FLAG_SYN != 0 && flow.state & STATE_GUESSED != 0 {
-        flow.state = flow.state & !(STATE_GUESSED | STATE_REVERSED) | origin(flags, reversed);
+        flow.state = flow.state & !(STATE_GUESSED | STATE_REVERSED) | origin::of(flags, reversed);
     }
     let [low, high] = &mut flow.direction;
     let (own, peer) = if reversed { (high, low) } else { (low, high) };

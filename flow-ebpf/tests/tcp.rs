@@ -5,8 +5,9 @@ use flow_common::abi::{
     STATE_RESET, STATE_REVERSED,
 };
 use flow_ebpf::frames::{Ipv4, Tcp};
+use flow_ebpf::origin;
 use flow_ebpf::parse::Bytes;
-use flow_ebpf::tcp::{Segment, advance, origin};
+use flow_ebpf::tcp::{Segment, advance};
 use proptest::prelude::*;
 
 /// A connection between a client (direction 0) and a server.
@@ -20,7 +21,7 @@ impl Connection {
     /// Opened, each side's sequence number near its wrap.
     fn open() -> Self {
         let mut connection = Self { flow: Flow::default(), next: [u32::MAX - 5, u32::MAX - 1] };
-        connection.flow.state = origin(FLAG_SYN, false);
+        connection.flow.state = origin::of(FLAG_SYN, false);
         connection.send(0, FLAG_SYN, 0);
         connection.send(1, FLAG_SYN | FLAG_ACK, 0);
         connection.send(0, FLAG_ACK, 0);
@@ -60,7 +61,7 @@ fn the_last_acknowledgement_closes() {
 #[test]
 fn a_reset_closes_at_once() {
     let mut connection = Connection::default();
-    connection.flow.state = origin(FLAG_SYN, false);
+    connection.flow.state = origin::of(FLAG_SYN, false);
     connection.send(0, FLAG_SYN, 0);
     assert_eq!(connection.send(1, FLAG_RST | FLAG_ACK, 0), EVENT_CLOSED);
     assert_eq!(connection.flow.state, STATE_CLOSED | STATE_RESET);
@@ -80,10 +81,10 @@ fn a_syn_on_a_closed_connection_begins_a_generation() {
 
 #[test]
 fn a_syn_settles_what_was_a_guess() {
-    assert_eq!(origin(FLAG_ACK, true), STATE_REVERSED | STATE_GUESSED);
-    assert_eq!(origin(FLAG_SYN | FLAG_ACK, false), STATE_REVERSED, "the answer's receiver");
+    assert_eq!(origin::of(FLAG_ACK, true), STATE_REVERSED | STATE_GUESSED);
+    assert_eq!(origin::of(FLAG_SYN | FLAG_ACK, false), STATE_REVERSED, "the answer's receiver");
     let mut connection = Connection::default();
-    connection.flow.state = origin(FLAG_ACK, false);
+    connection.flow.state = origin::of(FLAG_ACK, false);
     connection.send(1, FLAG_SYN, 0);
     assert_eq!(connection.flow.state, STATE_REVERSED);
 }

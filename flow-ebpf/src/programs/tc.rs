@@ -15,8 +15,8 @@ use flow_common::abi::{
     ACKED_FIN, Count, Direction, EVENT_TAKEOVER, FLAG_ACK, FLAG_FIN, FLAG_RST, FLAG_SYN, FRESH, Flow, HookCounters,
     Key6, Reason, SLOTS, STATE_FRAGMENTED, owner,
 };
+use flow_ebpf::origin;
 use flow_ebpf::parse::{self, Fragment, Frame, Packet, Plain, Refusal};
-use flow_ebpf::tcp;
 
 mod ends;
 mod fragments;
@@ -110,7 +110,7 @@ fn run<const POINT: u32, const LINK: u32>(skb: *mut __sk_buff) {
         match FLOWS4.get_ptr_mut(&key) {
             // SAFETY: elements of a preallocated map stay memory; the agent deletes only quiet ones.
             Some(flow) => unsafe { count(skb, hook, passing, flow, &key, 4) },
-            None => begin(skb, hook, passing, &key, 4, tcp::origin(passing.flags, passing.direction != 0)),
+            None => begin(skb, hook, passing, &key, 4, origin::of(passing.flags, passing.direction != 0)),
         }
         return;
     }
@@ -123,7 +123,7 @@ fn run<const POINT: u32, const LINK: u32>(skb: *mut __sk_buff) {
         match FLOWS6.get_ptr_mut(&key) {
             // SAFETY: as above.
             Some(flow) => unsafe { count(skb, hook, passing, flow, &key, 6) },
-            None => begin(skb, hook, passing, &key, 6, tcp::origin(passing.flags, passing.direction != 0)),
+            None => begin(skb, hook, passing, &key, 6, origin::of(passing.flags, passing.direction != 0)),
         }
         return;
     }
