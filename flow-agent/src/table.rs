@@ -25,6 +25,7 @@ use crate::kernel::{Clock, Deleted, Identified, Slice};
 mod adopt;
 mod connection;
 mod counted;
+mod counters;
 mod denied;
 mod entry;
 mod export;

@@ -5,8 +5,9 @@ use flow_common::time::Timestamp;
 
 use super::Table;
 use super::connection::{DETACHED, FIXED, FROM_END_1, INCOMPLETE, LIVE, WANTS_START, WANTS_TOTALS};
+use super::counters::{counters, difference};
 use super::key::Key;
-use super::observe::{Look, counters, difference};
+use super::observe::Look;
 use super::slab::NONE;
 use super::tracked::Tracked;
 use crate::conntrack::{Entry, Scope};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use flow_common::abi::{self, Direction};
 use flow_common::record::TcpState;
 
-use super::entry::{Counters, Entry};
+use super::counters::Counters;
+use super::entry::Entry;
 use super::slab::NONE;
 use crate::conntrack::tcp;
 

@@ -4,9 +4,8 @@
 use flow_common::abi;
 
 use super::connection::{DETACHED, DONE, FRAGMENTED, INCOMPLETE, LIVE, OVER, TRACKED, WANTS_TOTALS};
-use super::entry::Counters;
+use super::counters::{Counters, counters, difference};
 use super::key::Key;
-use super::observe::{counters, difference};
 use super::slab::NONE;
 use super::tracked::Tracked;
 use super::{Ends, Table};

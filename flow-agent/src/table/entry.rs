@@ -7,11 +7,9 @@ use flow_common::abi::{self, Key4, Key6};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::counters::Counters;
 use super::key::Key;
 use super::slab::{NONE, Slab};
-
-/// Packets and bytes from end 0, then from end 1. As of an entry; a connection's begin with its originator's.
-pub(super) type Counters = [u64; 4];
 
 /// In [`Entry::flags`]: the key is an IPv6 one.
 const WIDE: u32 = 1;

@@ -16,10 +16,11 @@ use super::connection::{
     TRACKED, WANTS_START, WANTS_TOTALS,
 };
 use super::counted::Parted;
+use super::counters::difference;
 use super::entry::{ATTENTION, Entry};
 use super::key::is_icmp;
 use super::ledger::Class;
-use super::observe::{STRAYS_NS, difference};
+use super::observe::STRAYS_NS;
 use super::slab::NONE;
 use super::{Ends, Table, Update};
 

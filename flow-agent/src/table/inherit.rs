@@ -6,10 +6,10 @@ use flow_common::abi;
 
 use super::Table;
 use super::connection::{DETACHED, FIXED, FROM_END_1, IDLE, INCOMPLETE, LIVE, OVER, TRACKED};
+use super::counters::{base, difference};
 use super::entry::REVERSED;
 use super::key::Key;
 use super::ledger::Class;
-use super::observe::{base, difference};
 use super::slab::NONE;
 use crate::kernel::Identified;
 

@@ -11,8 +11,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::InterfaceSums;
-use super::entry::{Counters, Entry};
-use super::observe::difference;
+use super::counters::{Counters, difference};
+use super::entry::Entry;
 use super::slab::{NONE, Slab};
 
 /// What became of counted packets.

@@ -13,7 +13,8 @@ use super::Table;
 use super::connection::{
     CLOSED, Connection, DETACHED, DONE, EXPORTED, FIXED, FRAGMENTED, FROM_END_1, IDLE, OVER, Reason, SCHEDULED,
 };
-use super::entry::{ATTENTION, Counters, DELETING, HANDED_OVER, REVERSED};
+use super::counters::{Counters, base, counters, difference};
+use super::entry::{ATTENTION, DELETING, HANDED_OVER, REVERSED};
 use super::key::Key;
 use super::ledger::Class;
 use super::slab::NONE;
@@ -446,24 +447,6 @@ impl Table {
         self.schedule(number, now_ns + self.active_ns);
         number
     }
-}
-
-/// An entry's counters, from end 0 and from end 1.
-#[inline]
-pub(super) fn counters(value: &abi::Flow) -> Counters {
-    let [a, b] = &value.direction;
-    [a.packets, a.bytes, b.packets, b.bytes]
-}
-
-/// Its counters when its generation began.
-pub(super) fn base(value: &abi::Flow) -> Counters {
-    [value.base_packets[0], value.base_bytes[0], value.base_packets[1], value.base_bytes[1]]
-}
-
-/// What `now` has beyond `then`, nothing where it is behind.
-#[inline]
-pub(super) fn difference(now: Counters, then: Counters) -> Counters {
-    std::array::from_fn(|at| now[at].saturating_sub(then[at]))
 }
 
 /// When the last packet of either direction was counted.
