@@ -3,7 +3,7 @@
 //! reading as well; by turns in one run.
 //!
 //! `cargo xtask bench conntrack` runs it as root. Where there is one processor the last is the sum of both sides' work. Exit status 1 if
-//! the target, which is of what is attached, is missed in any of the ways.
+//! the target, which is of programs that are attached, is missed by any of their ways.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -58,12 +58,14 @@ fn main() -> Result<()> {
     let without = median(without);
     println!("nobody listens: {:.0} connections a second", f64::from(CONNECTIONS) / without);
     let mut worst: f64 = 0.0;
-    for Measured { by, seconds, .. } in measured {
+    for Measured { way, by, seconds } in measured {
         let [attached, reading] = seconds.map(|seconds| median(seconds) / without);
         println!("{attached:.3} of the time attached, {reading:.3} attached and read: {by}");
-        worst = worst.max(attached);
+        if way.is_some() {
+            worst = worst.max(attached);
+        }
     }
-    println!("target {TARGET:.2} of the time where it is attached");
+    println!("target {TARGET:.2} of the time where programs are attached");
     ensure!(worst <= TARGET, "missed: a connection takes {worst:.3} of the time");
     Ok(())
 }
