@@ -5,12 +5,14 @@
 //! tells that it has it already. The parts: `columns` and `rows` make a block of flows, `frame` compresses it, `native`
 //! and `http` send it, `ddl`, `schema` and `retention` look after the tables. Nothing here reads rows of flows back.
 
+mod block;
 mod columns;
 mod ddl;
 mod endpoint;
 mod error;
 mod frame;
 mod http;
+mod login;
 mod native;
 pub mod packet;
 mod retention;
@@ -21,16 +23,18 @@ pub mod wire;
 
 pub use endpoint::{Endpoint, EndpointError, Scheme};
 pub use error::{Error, Refusal};
+pub use login::Login;
 pub use retention::Room;
-pub use session::{Login, Server};
+pub use session::Server;
 
 use super::{Delivery, Sink, SinkError};
 use crate::aggregate::Batch;
+use block::Block;
 use ddl::Dialect;
 use flow_common::{record::Content, time::Timestamp};
 use rows::{Common, Rows};
 use schema::Ready;
-use session::{Block, Session};
+use session::Session;
 use std::{
     hash::{BuildHasher, RandomState},
     time::{Duration, SystemTime},

@@ -5,8 +5,9 @@
 //! failed is of no more use.
 
 use super::{
+    block::Block,
     error::{Error, Refusal},
-    session::{Block, Login},
+    login::Login,
     wire::{Answer, Fault, LONGEST_ANSWER, Reader},
 };
 use bytes::Bytes;

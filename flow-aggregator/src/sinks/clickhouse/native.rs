@@ -4,9 +4,10 @@
 //! failed is of no more use.
 
 use super::{
+    block::Block,
     error::Error,
+    login::Login,
     packet::{self, Packet, REVISION},
-    session::{Block, Login},
     wire::{Answer, Fault, LONGEST_ANSWER, Reader},
 };
 use bytes::{Buf, BytesMut};

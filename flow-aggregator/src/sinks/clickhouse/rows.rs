@@ -4,9 +4,9 @@
 //! gives a block, compressed or not. Times and names of columns the caller passes in.
 
 use super::{
+    block::Block,
     columns::{self, CLUSTER, COLUMNS, Column, INSERTED, Stored},
     frame::Frames,
-    session::Block,
     wire::{put_number, put_text},
 };
 use crate::aggregate::Batch;

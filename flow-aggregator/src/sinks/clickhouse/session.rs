@@ -2,27 +2,15 @@
 //!
 //! Takes endpoint, database and credentials; gives sessions. It tries once: whoever asked knows what to do then.
 
-use super::{endpoint::Endpoint, error::Error, http::Http, native::Native, wire::Answer};
-use bytes::Bytes;
+use super::{block::Block, endpoint::Endpoint, error::Error, http::Http, login::Login, native::Native, wire::Answer};
 use flow_common::net::{TlsClient, Trust, connect};
-use std::{fmt, time::Duration};
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// A server greets at once, whatever else it does.
 const GREETING: Duration = Duration::from_secs(10);
 /// A server that does not answer for so long is given up.
 const LATE: Duration = Duration::from_secs(120);
-
-/// Who we are, and in which database.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Login {
-    /// Where the tables are.
-    pub database: String,
-    /// A user of the server.
-    pub user: String,
-    /// That user's.
-    pub password: String,
-}
 
 /// A server.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,17 +25,6 @@ pub struct Server {
     pub debug: bool,
 }
 
-/// Rows as they go over the wire: a block without what stands around it.
-#[derive(Clone, Debug)]
-pub struct Block {
-    /// Columns, in frames where they are compressed.
-    pub body: Bytes,
-    /// Whether they are.
-    pub compressed: bool,
-    /// How many.
-    pub rows: usize,
-}
-
 /// A session.
 #[derive(Debug)]
 pub struct Session {
@@ -59,21 +36,6 @@ pub struct Session {
 enum Kind {
     Native(Box<Native>),
     Http(Box<Http>),
-}
-
-impl Login {
-    /// Of the environment (`CH_USERNAME`, `CH_PASSWORD`); without them the server's default user without a password.
-    pub fn from_environment(database: String) -> Login {
-        let variable = |name: &str| std::env::var(name).ok();
-        let user = variable("CH_USERNAME").unwrap_or_else(|| "default".to_owned());
-        Login { database, user, password: variable("CH_PASSWORD").unwrap_or_default() }
-    }
-}
-
-impl fmt::Debug for Login {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("database", &self.database).field("user", &self.user).finish_non_exhaustive()
-    }
 }
 
 impl Server {
