@@ -2,7 +2,8 @@
 //!
 //! Takes a bound listener; gives whole IPFIX messages in read buffers, each under the number of its session, over a
 //! bounded channel. It decodes nothing but the length of messages. A stream whose framing is broken, here or where the
-//! messages are decoded, is closed with a logged reason; a datagram alone is ignored. Sessions are bounded.
+//! messages are decoded, is closed with a logged reason; a datagram alone is ignored. Sessions are bounded, in all and of
+//! one address, and whoever says nothing for long makes room.
 
 mod datagrams;
 
@@ -14,9 +15,10 @@ use flow_common::{
         message::{Header, MessageError},
         wire::Reader,
     },
-    net::{Handshake, Incoming, Listener, StreamListener},
+    net::{Bounds, Full, Handshake, Incoming, Listener, Place, Places, StreamListener},
 };
 use std::{
+    future::pending,
     io,
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
@@ -77,13 +79,22 @@ pub enum Input {
     },
 }
 
+/// What sessions there may be. Those that are open beyond a lower bound stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// At one time.
+    pub sessions: Bounds,
+    /// A stream of which nothing came for so long is closed; without it none is.
+    pub idle: Option<Duration>,
+}
+
 /// Collects until the end is requested.
 #[derive(Debug)]
 pub struct Collector {
     /// Where to.
     pub output: mpsc::Sender<Input>,
-    /// Sessions at one time; it may change. Those beyond a lower bound stay.
-    pub max_sessions: watch::Receiver<usize>,
+    /// They may change.
+    pub limits: watch::Receiver<Limits>,
     /// What is counted.
     pub metrics: CollectorMetrics,
 }
@@ -99,6 +110,7 @@ impl Collector {
 
     async fn streams(self, listener: StreamListener, mut shutdown: Shutdown) {
         let mut sessions = JoinSet::new();
+        let places = Places::default();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -113,17 +125,26 @@ impl Collector {
                     continue;
                 }
             };
-            while sessions.try_join_next().is_some() {}
-            if sessions.len() >= *self.max_sessions.borrow() {
-                self.refuse("sessions", &format_args!("{}: maxSessions are connected", handshake.peer()));
-                continue;
-            }
+            let (peer, bounds) = (handshake.peer(), self.limits.borrow().sessions);
+            let place = match places.take(peer.ip(), bounds) {
+                Ok(place) => place,
+                Err(full) => {
+                    let (open, whence, key) = match full {
+                        Full::All => (bounds.all, "", "maxSessions"),
+                        Full::OfOne => (bounds.of_one, " from its address", "maxSessionsPerAddress"),
+                    };
+                    let said = format_args!("{peer}: {open} are connected{whence}; if all are yours, set {key} higher");
+                    self.refuse(reason(full), &said);
+                    continue;
+                }
+            };
             let session = StreamSession {
                 output: self.output.clone(),
+                limits: self.limits.clone(),
                 metrics: self.metrics.clone(),
                 shutdown: shutdown.clone(),
             };
-            sessions.spawn(session.run(handshake));
+            sessions.spawn(session.run(handshake, place));
         }
         drop(listener);
         while sessions.join_next().await.is_some() {}
@@ -135,14 +156,23 @@ impl Collector {
     }
 }
 
+/// The label of those who are turned away for want of a place.
+fn reason(full: Full) -> &'static str {
+    match full {
+        Full::All => "sessions",
+        Full::OfOne => "address",
+    }
+}
+
 struct StreamSession {
     output: mpsc::Sender<Input>,
+    limits: watch::Receiver<Limits>,
     metrics: CollectorMetrics,
     shutdown: Shutdown,
 }
 
 impl StreamSession {
-    async fn run(mut self, handshake: Handshake) {
+    async fn run(mut self, handshake: Handshake, place: Place) {
         let peer = handshake.peer();
         let completed = tokio::select! {
             completed = handshake.complete() => completed,
@@ -161,19 +191,16 @@ impl StreamSession {
         tracing::info!("exporter {peer} connected");
         match self.serve(session, incoming).await {
             Ok(()) => tracing::info!("exporter {peer} closed its connection"),
-            Err(Ending::Malformed(error)) => {
-                self.metrics.malformed_sessions.inc();
-                tracing::warn!("exporter {peer} is disconnected: {error}");
-            }
-            Err(Ending::Stalled) => {
-                self.metrics.refused.get_or_create(&ReasonLabel { reason: "stalled" }).inc();
-                tracing::warn!(
-                    "exporter {peer} is disconnected: a message was not whole within {}s",
-                    MESSAGE.as_secs()
-                );
-            }
             Err(Ending::Lost(error)) => tracing::warn!("exporter {peer} is lost: {error}"),
+            Err(ending) => {
+                match ending.reason() {
+                    Some(reason) => self.metrics.refused.get_or_create(&ReasonLabel { reason }).inc(),
+                    None => self.metrics.malformed_sessions.inc(),
+                };
+                tracing::warn!("exporter {peer} is disconnected: {ending}");
+            }
         }
+        drop(place);
         self.metrics.sessions.dec();
         let _ = self.output.send(Input::Closed { session }).await;
     }
@@ -186,16 +213,21 @@ impl StreamSession {
         let mut size = SMALLEST_READ;
         // When the message that was begun must be whole.
         let mut due: Option<Instant> = None;
+        let mut heard = Instant::now();
         loop {
             buffer.reserve(size);
+            let idle = self.limits.borrow_and_update().idle;
             let filled = tokio::select! {
                 biased;
                 Ok(error) = &mut closed => return Err(Ending::Malformed(error)),
                 () = self.shutdown.requested() => return Ok(()),
                 // Before the deadline: what has come in time may have waited here.
                 filled = incoming.fill(&mut buffer) => filled.map_err(Ending::Lost)?,
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Err(Ending::Stalled),
+                () = reached(due) => return Err(Ending::Stalled),
+                limit = silent(heard, idle) => return Err(Ending::Idle(limit)),
+                Ok(()) = self.limits.changed() => continue,
             };
+            heard = Instant::now();
             self.metrics.bytes.inc_by(filled as u64);
             if filled == 0 {
                 let cut = buffer.is_empty();
@@ -221,10 +253,42 @@ impl StreamSession {
     }
 }
 
+/// Why a stream ended that its exporter did not close.
+#[derive(Debug, thiserror::Error)]
 enum Ending {
+    #[error("{0}")]
     Malformed(MessageError),
+    #[error("a message was not whole within {MESSAGE:?}")]
     Stalled,
+    #[error("it sent nothing for {0:?}; if it may be quiet for longer, set sessionIdleTimeout higher")]
+    Idle(Duration),
+    #[error("{0}")]
     Lost(io::Error),
+}
+
+impl Ending {
+    /// The label of those who are sent away, though what they sent makes sense.
+    fn reason(&self) -> Option<&'static str> {
+        match self {
+            Ending::Stalled => Some("stalled"),
+            Ending::Idle(_) => Some("idle"),
+            Ending::Malformed(_) | Ending::Lost(_) => None,
+        }
+    }
+}
+
+/// Waits for a moment, if there is one.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
+    }
+}
+
+/// Waits until nothing was heard for so long, if that matters.
+async fn silent(heard: Instant, limit: Option<Duration>) -> Duration {
+    reached(limit.map(|limit| heard + limit)).await;
+    limit.unwrap_or_default()
 }
 
 /// How many bytes at the front are whole messages.

@@ -16,11 +16,11 @@ pub use value::{
     Unoffered,
 };
 
-use crate::aggregate::Settings as Table;
+use crate::{aggregate::Settings as Table, collector::Limits};
 use clickhouse::{Database, Fraction, Size};
 use flow_common::{
     config::{self, Loaded, Problems, Settings},
-    net::{Address, IPFIX_PORT, Protocol, TlsFiles, TlsTrust, Trust},
+    net::{Address, Bounds, IPFIX_PORT, Protocol, TlsFiles, TlsTrust, Trust},
     settings,
 };
 use std::{
@@ -178,6 +178,14 @@ settings! {
         /// Exporters that can be connected (or, by UDP, heard of) at one time. Of those by UDP one that was silent for
         /// three minutes makes room for another.
         "maxSessions" => max_sessions: u32 = 16_384,
+        /// As many of one address: a quarter of all, so that one peer cannot keep the others out. It should be more than
+        /// the agents that come from one address where connections are translated on the way, as through a NodePort. `0`:
+        /// no more than `maxSessions`.
+        "maxSessionsPerAddress" => max_sessions_of_one: u32 = 4_096,
+        /// Of an exporter by `tls` or `tcp` that sends nothing at all for this long the connection is closed, so that its
+        /// place is free; `0s`: never. Agents send their accounting every minute. One that does not
+        /// (`accountingRecords: false`) and sees no connection for so long connects again a second later, and loses nothing.
+        "sessionIdleTimeout" => session_idle: Duration = Duration::from_secs(600),
         /// Joined flows that wait for each sink but ClickHouse (`clickHouse.queue`). Beyond it the oldest are dropped and
         /// counted.
         "sinkQueue" => sink_queue: u32 = 262_144,
@@ -267,6 +275,13 @@ impl Config {
     /// Takes back what only a restart can change: ports, and the TLS of what listens on them.
     pub fn keep_bound(&mut self, running: &Config) {
         self.keep(&BOUND, running);
+    }
+
+    /// Of the collector.
+    pub fn limits(&self) -> Limits {
+        let of_one = if self.max_sessions_of_one == 0 { self.max_sessions } else { self.max_sessions_of_one };
+        let sessions = Bounds { all: self.max_sessions as usize, of_one: of_one as usize };
+        Limits { sessions, idle: Some(self.session_idle).filter(|idle| !idle.is_zero()) }
     }
 
     /// Of the table of connections.

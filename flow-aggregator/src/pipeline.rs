@@ -6,7 +6,7 @@
 
 use crate::{
     api::{Api, Desk},
-    collector::Collector,
+    collector::{Collector, Limits},
     config::Config,
     join::{Inputs, Join, Objects, Order, Question},
     metrics::Metrics,
@@ -111,7 +111,7 @@ impl Pipeline {
         }
         let mut outlets = Outlets::new(metrics.clone());
         let (first, _) = order(&config, None, &mut outlets).await;
-        let (max_sessions, bound) = watch::channel(config.max_sessions as usize);
+        let (limits, limited) = watch::channel(config.limits());
         let (orders, to_table) = mpsc::channel(ORDERS);
         let (output, messages) = mpsc::channel(BUFFERS);
         let inputs = Inputs { messages, orders: to_table, questions };
@@ -122,8 +122,8 @@ impl Pipeline {
         let collecting = readiness.condition("collector");
         collecting.holds();
 
-        let mut conductor = Conductor { running: config, outlets, orders, max_sessions, token_file, level };
-        let collector = Collector { output, max_sessions: bound, metrics: metrics.collector.clone() };
+        let mut conductor = Conductor { running: config, outlets, orders, limits, token_file, level };
+        let collector = Collector { output, limits: limited, metrics: metrics.collector.clone() };
         tokio::select! {
             () = collector.run(listener, shutdown) => {}
             () = conductor.conduct(file, &metrics) => {}
@@ -150,7 +150,7 @@ struct Conductor {
     running: Config,
     outlets: Outlets,
     orders: mpsc::Sender<Order>,
-    max_sessions: watch::Sender<usize>,
+    limits: watch::Sender<Limits>,
     token_file: watch::Sender<Option<PathBuf>>,
     level: LogLevel,
 }
@@ -176,7 +176,9 @@ impl Conductor {
         {
             tracing::warn!("logLevel: {error}");
         }
-        self.max_sessions.send_replace(config.max_sessions as usize);
+        let limits = config.limits();
+        // Sessions look at the time only where it is another one.
+        self.limits.send_if_modified(|running| std::mem::replace(running, limits) != limits);
         self.token_file.send_replace(config.api_token.clone());
         let (order, obeyed) = order(&config, Some(&self.running), &mut self.outlets).await;
         // The table's task outlives this one.

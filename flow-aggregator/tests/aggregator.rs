@@ -14,5 +14,7 @@ mod live;
 mod pipeline;
 #[path = "aggregator/process.rs"]
 mod process;
+#[path = "aggregator/sessions.rs"]
+mod sessions;
 #[path = "aggregator/sinks.rs"]
 mod sinks;

@@ -8,6 +8,7 @@ mod address;
 mod backoff;
 mod connection;
 mod listener;
+mod places;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -16,6 +17,7 @@ pub use address::{Address, AddressError, Host};
 pub use backoff::Backoff;
 pub use connection::{ConnectError, Connection, connect, connect_as, connect_to};
 pub use listener::{DatagramListener, Handshake, Incoming, ListenError, Listener, StreamListener};
+pub use places::{Bounds, Full, Place, Places};
 pub use tls::{SuiteError, TlsClient, TlsError, TlsFiles, TlsServer, TlsSuites, TlsTrust, TlsVersion, Trust};
 
 use std::{

@@ -3,10 +3,13 @@
 //! Takes datagrams; gives each as it came, in order, over the collector's channel. What the table has no room for waits
 //! here, bounded, and is counted where it is refused. Sessions are bounded, too, and silent ones make room.
 
-use super::{ACCEPT_PAUSE, Collector, Input, SessionId};
+use super::{ACCEPT_PAUSE, Collector, Input, SessionId, reason};
 use crate::metrics::ReasonLabel;
 use bytes::{Bytes, BytesMut};
-use flow_common::{daemon::Shutdown, net::DatagramListener};
+use flow_common::{
+    daemon::Shutdown,
+    net::{DatagramListener, Full, Place, Places},
+};
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
@@ -17,8 +20,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 /// An exporter by UDP that is silent so long is forgotten: three times the interval at which templates are sent again.
 const DATAGRAM_SESSION: Duration = Duration::from_secs(1800);
 const DATAGRAM_SWEEP: Duration = Duration::from_secs(60);
-/// Where `maxSessions` are heard of, one that is silent so long makes room: three times as long as an agent is that has
-/// nothing to tell but its accounts. Whoever sends from ever new ports keeps nobody out for longer.
+/// Where `maxSessions` are heard of, or `maxSessionsPerAddress` of one address, one that is silent so long makes room:
+/// three times as long as an agent is that has nothing to tell but its accounts. Whoever sends from ever new ports keeps
+/// nobody out for longer.
 const QUIET: Duration = Duration::from_secs(180);
 /// How often such ones are looked for at most.
 const CROWDED: Duration = Duration::from_secs(1);
@@ -33,10 +37,17 @@ const WAITING_INPUTS: usize = 65_536;
 /// Exporters by datagrams.
 #[derive(Default)]
 struct Peers {
-    /// Each with its session and when it was heard of last.
-    known: HashMap<SocketAddr, (SessionId, Instant)>,
+    known: HashMap<SocketAddr, Peer>,
+    places: Places,
     /// When room for another was looked for.
     crowded: Option<Instant>,
+}
+
+struct Peer {
+    session: SessionId,
+    /// Last.
+    heard: Instant,
+    _place: Place,
 }
 
 /// What came by datagrams and waits for room before the table, in order. Begins and ends of sessions always find room:
@@ -97,42 +108,56 @@ impl Collector {
     /// Hands a datagram on. A table that is far behind loses datagrams, as it would in the kernel's buffer, but counted.
     fn datagram(&self, peers: &mut Peers, waiting: &mut Waiting, peer: SocketAddr, bytes: Bytes, now: Instant) {
         self.metrics.bytes.inc_by(bytes.len() as u64);
-        if !peers.known.contains_key(&peer) && !self.has_room(peers, waiting, now) {
-            self.metrics.refused.get_or_create(&ReasonLabel { reason: "sessions" }).inc();
-            return;
-        }
-        let entry = peers.known.entry(peer).or_insert((SessionId(0), now));
-        entry.1 = now;
-        if entry.0 == SessionId(0) {
-            entry.0 = SessionId::next();
-            self.metrics.accepted.inc();
-            self.metrics.sessions.inc();
-            let opened = Input::Opened { session: entry.0, peer: peer.ip(), datagrams: true, close: None };
-            waiting.inputs.push_back(opened);
-        }
+        let session = match peers.known.get_mut(&peer) {
+            Some(known) => {
+                known.heard = now;
+                known.session
+            }
+            None => match self.admit(peers, waiting, peer, now) {
+                Ok(session) => session,
+                Err(full) => {
+                    self.metrics.refused.get_or_create(&ReasonLabel { reason: reason(full) }).inc();
+                    return;
+                }
+            },
+        };
         if waiting.bytes + bytes.len() > WAITING || waiting.inputs.len() >= WAITING_INPUTS {
             self.metrics.dropped_datagrams.inc();
         } else {
             waiting.bytes += bytes.len();
-            waiting.inputs.push_back(Input::Messages { session: entry.0, bytes });
+            waiting.inputs.push_back(Input::Messages { session, bytes });
         }
     }
 
-    fn has_room(&self, peers: &mut Peers, waiting: &mut Waiting, now: Instant) -> bool {
-        let max = *self.max_sessions.borrow();
-        let full = peers.known.len() >= max;
-        if full && peers.crowded.is_none_or(|last| now.duration_since(last) >= CROWDED) {
-            peers.crowded = Some(now);
-            self.forget(peers, waiting, now, QUIET);
-        }
-        peers.known.len() < max
+    /// Begins a session with a peer that is not known, if there is a place for it.
+    fn admit(
+        &self,
+        peers: &mut Peers,
+        waiting: &mut Waiting,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> Result<SessionId, Full> {
+        let bounds = self.limits.borrow().sessions;
+        let place = match peers.places.take(peer.ip(), bounds) {
+            Err(_) if peers.crowded.is_none_or(|last| now.duration_since(last) >= CROWDED) => {
+                peers.crowded = Some(now);
+                self.forget(peers, waiting, now, QUIET);
+                peers.places.take(peer.ip(), bounds)
+            }
+            taken => taken,
+        }?;
+        let session = SessionId::next();
+        peers.known.insert(peer, Peer { session, heard: now, _place: place });
+        self.metrics.accepted.inc();
+        self.metrics.sessions.inc();
+        waiting.inputs.push_back(Input::Opened { session, peer: peer.ip(), datagrams: true, close: None });
+        Ok(session)
     }
 
     fn forget(&self, peers: &mut Peers, waiting: &mut Waiting, now: Instant, silence: Duration) {
-        let silent = |heard: &Instant| now.duration_since(*heard) > silence;
-        for (_, (session, _)) in peers.known.extract_if(|_, (_, heard)| silent(heard)) {
+        for (_, gone) in peers.known.extract_if(|_, peer| now.duration_since(peer.heard) > silence) {
             self.metrics.sessions.dec();
-            waiting.inputs.push_back(Input::Closed { session });
+            waiting.inputs.push_back(Input::Closed { session: gone.session });
         }
     }
 }
@@ -140,31 +165,68 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::CollectorMetrics;
+    use crate::{collector::Limits, metrics::CollectorMetrics};
+    use flow_common::net::Bounds;
+    use std::net::IpAddr;
     use tokio::sync::{mpsc, watch};
+
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    /// A collector before a table that takes nothing.
+    struct Crowded {
+        collector: Collector,
+        peers: Peers,
+        waiting: Waiting,
+        begin: Instant,
+    }
+
+    impl Crowded {
+        fn new(sessions: Bounds) -> Crowded {
+            let (output, _) = mpsc::channel(1);
+            let (_, limits) = watch::channel(Limits { sessions, idle: None });
+            let collector = Collector { output, limits, metrics: CollectorMetrics::default() };
+            Crowded { collector, peers: Peers::default(), waiting: Waiting::default(), begin: Instant::now() }
+        }
+
+        /// A datagram of this peer: how many are known then, and how many were forgotten so far.
+        fn hear(&mut self, addr: IpAddr, port: u16, seconds: u64) -> (usize, usize) {
+            let at = self.begin + Duration::from_secs(seconds);
+            let bytes = Bytes::from_static(&[0; 16]);
+            self.collector.datagram(&mut self.peers, &mut self.waiting, (addr, port).into(), bytes, at);
+            let closed = self.waiting.inputs.iter().filter(|input| matches!(input, Input::Closed { .. })).count();
+            let known = self.peers.known.len();
+            assert_eq!(self.collector.metrics.sessions.get(), known as i64);
+            (known, closed)
+        }
+
+        fn turned_away(&self, full: Full) -> u64 {
+            self.collector.metrics.refused.get_or_create(&ReasonLabel { reason: reason(full) }).get()
+        }
+    }
 
     #[test]
     fn silent_senders_of_datagrams_make_room_and_those_that_are_heard_stay() {
-        let (output, _messages) = mpsc::channel(1);
-        let (_max, max_sessions) = watch::channel(3);
-        let collector = Collector { output, max_sessions, metrics: CollectorMetrics::default() };
-        let (mut peers, mut waiting, begin) = (Peers::default(), Waiting::default(), Instant::now());
-        let mut hear = |port: u16, seconds: u64| {
-            let bytes = Bytes::from_static(&[0; 16]);
-            let at = begin + Duration::from_secs(seconds);
-            collector.datagram(&mut peers, &mut waiting, ([192, 0, 2, 1], port).into(), bytes, at);
-            let closed = waiting.inputs.iter().filter(|input| matches!(input, Input::Closed { .. })).count();
-            (peers.known.len(), closed, collector.metrics.sessions.get())
-        };
+        let mut crowd = Crowded::new(Bounds { all: 3, of_one: usize::MAX });
         for port in 1..=3 {
-            hear(port, 0);
+            crowd.hear(ONE, port, 0);
         }
-        assert_eq!(hear(4, 100), (3, 0, 3), "nobody is silent for long");
-        assert_eq!(hear(1, 150), (3, 0, 3));
-        assert_eq!(hear(4, 200), (2, 2, 2), "two were");
-        assert_eq!(hear(5, 201), (3, 2, 3));
-        assert_eq!(hear(1, 202), (3, 2, 3), "who was heard of is known yet");
-        let turned_away = collector.metrics.refused.get_or_create(&ReasonLabel { reason: "sessions" }).get();
-        assert_eq!(turned_away, 1);
+        assert_eq!(crowd.hear(ONE, 4, 100), (3, 0), "nobody is silent for long");
+        assert_eq!(crowd.hear(ONE, 1, 150), (3, 0));
+        assert_eq!(crowd.hear(ONE, 4, 200), (2, 2), "two were");
+        assert_eq!(crowd.hear(ONE, 5, 201), (3, 2));
+        assert_eq!(crowd.hear(ONE, 1, 202), (3, 2), "who was heard of is known yet");
+        assert_eq!((crowd.turned_away(Full::All), crowd.turned_away(Full::OfOne)), (1, 0));
+    }
+
+    #[test]
+    fn one_address_keeps_no_other_out() {
+        let mut crowd = Crowded::new(Bounds { all: 100, of_one: 2 });
+        for port in 1..=50 {
+            assert!(crowd.hear(ONE, port, 0).0 <= 2);
+        }
+        assert_eq!(crowd.hear(OTHER, 1, 1), (3, 0));
+        assert_eq!((crowd.turned_away(Full::All), crowd.turned_away(Full::OfOne)), (0, 48));
+        assert_eq!(crowd.hear(ONE, 51, 200), (1, 3), "whoever was silent makes room");
     }
 }

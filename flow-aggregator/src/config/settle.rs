@@ -48,6 +48,9 @@ fn timeouts(config: &Config, document: &mut Document) {
             document.refuse(path, Unfit::new("must be from 1s to 24h"));
         }
     }
+    if !config.session_idle.is_zero() && !TIMEOUTS.contains(&config.session_idle) {
+        document.refuse("sessionIdleTimeout", Unfit::new("must be 0s, or from 1s to 24h"));
+    }
     if config.correlation_timeout >= config.inactive_timeout {
         let reason = "must be less than inactiveFlowRecordTimeout, after which a flow is not waited for any more";
         document.refuse("correlationTimeout", Unfit::new(reason));

@@ -45,7 +45,7 @@ fn keys_of_older_versions_are_taken() {
 fn faults_name_key_and_remedy() {
     assert_snapshot!(said(concat!(
         "activeFlowRecordTimeout: 10ms\ncorrelationTimeout: 2m\naggregatorTransportProtocol: sctp\nflowColector:\n  enable: true\n",
-        "flowCollector:\n  enable: true\n  adress: x\n  recordFormat: CSV\nmaxFlows: 3\nsinkQueue: 0\nclusterUUID: 12-34\n",
+        "flowCollector:\n  enable: true\n  adress: x\n  recordFormat: CSV\nmaxFlows: 3\nsessionIdleTimeout: 1ms\nsinkQueue: 0\nclusterUUID: 12-34\n",
     )));
     assert_snapshot!(said(&format!("{TLS}flowCollector: {{enable: true, address: \"192.0.2.7:4739:tls\"}}\n")));
     assert_snapshot!(said(&format!("{TLS}flowCollector: {{enable: true, address: \"a/b:4739\"}}\n")));
@@ -134,7 +134,7 @@ const OTHER: &str = concat!(
     "aggregatorTransportProtocol: tls\nlistenAddr: \"127.0.0.1:1\"\nadminAddr: \"\"\nactiveFlowRecordTimeout: 61s\n",
     "inactiveFlowRecordTimeout: 91s\ncorrelationTimeout: 16s\nkubernetes: {objects: /objects}\n",
     "recordContents: {podLabels: true}\nclusterUUID: 3f1c9e52-7a01-4b7e-9d57-0123456789ab\nextendedRecords: false\n",
-    "maxFlows: 2048\nmaxTombstones: 1\nmaxSessions: 1\nsinkQueue: 1\nlogLevel: warn\n",
+    "maxFlows: 2048\nmaxTombstones: 1\nmaxSessions: 1\nmaxSessionsPerAddress: 1\nsessionIdleTimeout: 0s\nsinkQueue: 1\nlogLevel: warn\n",
     "clickHouse: {database: flows, databaseURL: \"tls://db\", compress: false, commitInterval: 9s, queue: 1, ttl: 0s, ",
     "cluster: c, debug: true, retention: {maxBytes: 1Gi, maxFraction: 0.5}, tls: {insecureSkipVerify: true, caCert: true, ",
     "caFile: ca.crt}, enable: false}\n",

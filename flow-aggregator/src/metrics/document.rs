@@ -10,8 +10,8 @@ use std::fmt::Write;
 const PREFACE: &str = "# Metrics of flow-aggregator
 
 Served in OpenMetrics' text format at `/metrics` of `adminAddr` (plain HTTP, 10349) and of the [API](api.md) (HTTPS, with the token). Counters
-only grow, from 0 at each start. `sink` is `ipfix`, `json`, `log` or `clickhouse`; `reason` of a refused session is `accept`, `handshake`, `sessions` or `stalled`;
-`selector` is a heading of [accounting](accounting.md). `exporter` is an address, with the observation domain beside it; only exporters that lost
+only grow, from 0 at each start. `sink` is `ipfix`, `json`, `log` or `clickhouse`; `reason` of a refused session is `accept`, `address`, `handshake`,
+`idle`, `sessions` or `stalled`; `selector` is a heading of [accounting](accounting.md). `exporter` is an address, with the observation domain beside it; only exporters that lost
 records are shown, 1,024 at most, the further ones together as `others`.
 
 What to watch: `flow_aggregator_sink_dropped_total` (flows are lost), `flow_aggregator_sink_connected` at 0, `flow_aggregator_records_lost_total`

@@ -20,12 +20,12 @@ use tokio::{
 };
 
 /// Bad clients have an address of their own, as they would have elsewhere.
-const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const FLOOD: Duration = Duration::from_secs(3);
 
 /// An aggregator that writes what it exports to a file, and has an API.
-struct Served {
-    aggregator: Process,
+pub(crate) struct Served {
+    pub(crate) aggregator: Process,
     api: SocketAddr,
     folder: tempfile::TempDir,
     client: TlsClient,
@@ -33,11 +33,16 @@ struct Served {
 
 impl Served {
     fn start(protocol: Protocol) -> Served {
+        Served::with(protocol, "")
+    }
+
+    /// With these settings beside those that all have.
+    pub(crate) fn with(protocol: Protocol, further: &str) -> Served {
         let folder = tempfile::tempdir().unwrap();
         let (certificates, client) = tls(folder.path());
         let settings = format!(
             "{}correlationTimeout: 1h\ninactiveFlowRecordTimeout: 2h\napiServer: {{apiPort: 0, bindAddress: 127.0.0.1, folder: \"{folder}/run\"}}\n\
-             flowLogger: {{enable: true, path: \"{folder}/flows\"}}\n",
+             flowLogger: {{enable: true, path: \"{folder}/flows\"}}\n{further}",
             if protocol == Protocol::Tls { &certificates } else { "" },
             folder = folder.path().display()
         );
@@ -46,7 +51,7 @@ impl Served {
         Served { aggregator, api, folder, client }
     }
 
-    async fn agent(&self, domain: u32, protocol: Protocol) -> Agent {
+    pub(crate) async fn agent(&self, domain: u32, protocol: Protocol) -> Agent {
         Agent::connect(self.aggregator.addr, domain, protocol, Some(&self.client)).await
     }
 
@@ -65,7 +70,7 @@ impl Served {
         timeout(PATIENCE, asked).await.unwrap_or(false)
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    pub(crate) fn metric(&self, name: &str) -> u64 {
         self.aggregator.metric(name).unwrap_or(0)
     }
 
@@ -79,11 +84,11 @@ impl Served {
     }
 }
 
-fn flows(ports: std::ops::Range<u16>) -> Vec<FlowRecord> {
+pub(crate) fn flows(ports: std::ops::Range<u16>) -> Vec<FlowRecord> {
     ports.map(external).collect()
 }
 
-async fn stranger(to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) async fn stranger(to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((STRANGER, 0).into())?;
     socket.connect(to).await
@@ -255,18 +260,22 @@ async fn garbage_by_udp_costs_nobody_else() {
     flooded(Protocol::Udp).await;
 }
 
-/// Slow clients of the exporters' port send a message a byte at a time; those of the API's never end their handshake.
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_that_take_their_time_are_sent_away_and_hold_up_nobody() {
+/// Slow clients of the exporters' port send a message, or by TLS their part of the handshake, a byte at a time; those of
+/// the API's never end their handshake.
+async fn slow_clients(protocol: Protocol) {
     const SLOW: u64 = 100;
-    let served = Served::start(Protocol::Tcp);
-    let mut agent = served.agent(0xa, Protocol::Tcp).await;
+    const HELLO: &[u8] = &[22, 3, 1, 2, 0, 1];
+    let served = Served::start(protocol);
+    let mut agent = served.agent(0xa, protocol).await;
+    let (slowly, reason) = match protocol {
+        Protocol::Tls => (HELLO, "handshake"),
+        Protocol::Tcp | Protocol::Udp => (&[0, 10, 0, 200][..], "stalled"),
+    };
     let (port, api) = (served.aggregator.addr, served.api);
     let mut slow = JoinSet::new();
     for number in 0..2 * SLOW {
         slow.spawn(async move {
-            let (to, begin) =
-                if number < SLOW { (port, &[0, 10, 0, 200][..]) } else { (api, &[22, 3, 1, 2, 0, 1][..]) };
+            let (to, begin) = if number < SLOW { (port, slowly) } else { (api, HELLO) };
             let mut stream = stranger(to).await.unwrap();
             let mut second = interval(Duration::from_secs(1));
             let mut bytes = begin.iter().chain(std::iter::repeat(&0));
@@ -288,10 +297,20 @@ async fn clients_that_take_their_time_are_sent_away_and_hold_up_nobody() {
         served.aggregator.until("sink_delivered_total{sink=\"log\"}", sent.into());
         assert!(served.lives().await);
     }
-    served.aggregator.until("sessions_refused_total{reason=\"stalled\"}", SLOW);
+    served.aggregator.until(&format!("sessions_refused_total{{reason=\"{reason}\"}}"), SLOW);
     served.aggregator.until("sessions", 1);
     served.aggregator.until("api_connections", 0);
     assert!(served.metric("api_connections_refused_total") > 0, "one address has its share and no more");
     timeout(PATIENCE, slow.join_all()).await.expect("every one of them is sent away");
     assert!(served.aggregator.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_their_time_are_sent_away_and_hold_up_nobody() {
+    slow_clients(Protocol::Tcp).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_take_their_time_are_broken_off_and_hold_up_nobody() {
+    slow_clients(Protocol::Tls).await;
 }

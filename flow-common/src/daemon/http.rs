@@ -5,7 +5,7 @@
 //! end them. Knows no path.
 
 use super::Shutdown;
-use crate::net::{Handshake, StreamListener};
+use crate::net::{Bounds, Handshake, Places, StreamListener};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -13,13 +13,13 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::time::Duration;
 use tokio::{task::JoinSet, time::sleep};
 
 /// Connections at one time.
 const CONNECTIONS: usize = 256;
-/// Connections of one address: one client cannot take all.
-const OF_ONE: usize = 32;
+/// One client cannot take all.
+const BOUNDS: Bounds = Bounds { all: CONNECTIONS, of_one: 32 };
 /// A request's header must be there by then.
 const HEADER: Duration = Duration::from_secs(5);
 /// Bytes of a header, and of what is read and written at a time.
@@ -38,15 +38,13 @@ pub struct Connections {
 
 /// Serves a port until the end is requested; answers that are under way are broken off then.
 pub async fn serve(port: StreamListener, router: Router, counts: Connections, mut shutdown: Shutdown) {
-    let mut served: JoinSet<IpAddr> = JoinSet::new();
-    let mut of: HashMap<IpAddr, usize> = HashMap::new();
+    let mut served = JoinSet::new();
+    let places = Places::default();
     loop {
         let accepted = tokio::select! {
             accepted = port.accept() => accepted,
-            Some(ended) = served.join_next(), if !served.is_empty() => {
+            Some(_) = served.join_next(), if !served.is_empty() => {
                 counts.open.dec();
-                // A task that failed has no address: its place is lost until the restart.
-                ended.map(|peer| leave(&mut of, peer)).unwrap_or_default();
                 continue;
             }
             () = shutdown.requested() => return,
@@ -59,28 +57,16 @@ pub async fn serve(port: StreamListener, router: Router, counts: Connections, mu
                 continue;
             }
         };
-        let addr = handshake.peer().ip();
-        let taken = of.get(&addr).copied().unwrap_or(0);
-        if taken >= OF_ONE || served.len() >= CONNECTIONS {
+        let Ok(place) = places.take(handshake.peer().ip(), BOUNDS) else {
             counts.refused.inc();
             continue;
-        }
-        of.insert(addr, taken + 1);
+        };
         counts.open.inc();
         let router = router.clone();
         served.spawn(async move {
             answer(handshake, router).await;
-            addr
+            drop(place);
         });
-    }
-}
-
-fn leave(of: &mut HashMap<IpAddr, usize>, peer: IpAddr) {
-    if let Some(taken) = of.get_mut(&peer) {
-        *taken -= 1;
-        if *taken == 0 {
-            of.remove(&peer);
-        }
     }
 }
 
