@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flow_common::config::{self, Choice, Document, Loaded, Node, Problems, Setting, Settings, Unfit};
+use flow_common::daemon::http;
 use flow_common::net::{Address, Host, IPFIX_PORT, Protocol, TlsFiles};
 use flow_common::settings;
 
@@ -49,7 +50,7 @@ settings! {
         "interfaces.uplinks" => uplinks: Vec<String> = patterns(&[
             "eth*", "en*", "bond*", "wl*", "ib*",
         ]),
-        /// Interfaces that can be attached at one time.
+        /// Interfaces that can be attached at one time. Each keeps two files open, the limit of which is raised at the start.
         "maxInterfaces" => max_interfaces: u32 = 1_024,
         /// Flows that can be live at one time, of IPv4 and of IPv6 each. Beyond it unanswered and then the longest
         /// quiet flows are ended early and counted.
@@ -91,6 +92,9 @@ settings! {
 /// The shortest `flowPollInterval`.
 const SHORTEST_POLL: Duration = Duration::from_secs(1);
 
+/// Files that may be open beside links and the admin port's connections: maps, programs, netlink, the API's clients.
+const OTHER_FILES: u64 = 128;
+
 /// The least `maxFlows`.
 const FEWEST_FLOWS: u32 = 1_024;
 
@@ -122,6 +126,11 @@ impl Config {
             (Some(ca), Some(cert), Some(key)) => Some(TlsFiles { ca, cert, key }),
             _ => None,
         }
+    }
+
+    /// Files and sockets that may be open at one time: each interface has a link for either direction.
+    pub fn open_files(&self) -> u64 {
+        u64::from(self.max_interfaces) * 2 + http::CONNECTIONS as u64 + OTHER_FILES
     }
 
     /// Whether options data are sent.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use flow_common::daemon::{Admin, Readiness, Shutdown};
+use flow_common::daemon::{Admin, Readiness, Shutdown, allow_open_files};
 use flow_common::k8s::Index;
 use flow_common::net::TlsClient;
 use flow_common::time::Timestamp;
@@ -40,6 +40,8 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub async fn run(config: Config) -> Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot wait for signals")?;
     let node = node_name(&config);
+    let of = format!("maxInterfaces ({})", config.max_interfaces);
+    allow_open_files(config.open_files(), &of, "set maxInterfaces lower");
     // What may be refused comes before the kernel is touched.
     if let Some(Finding { what, remedy }) = doctor::missing_rights(config.source == Source::Ebpf) {
         bail!("{what}: {remedy}");

@@ -20,6 +20,7 @@ use crate::{aggregate::Settings as Table, collector::Limits};
 use clickhouse::{Database, Fraction, Size};
 use flow_common::{
     config::{self, Loaded, Problems, Settings},
+    daemon::http,
     net::{Address, Bounds, IPFIX_PORT, Protocol, TlsFiles, TlsTrust, Trust},
     settings,
 };
@@ -176,7 +177,8 @@ settings! {
         /// early and are counted; about 120 bytes each.
         "maxTombstones" => max_tombstones: u32 = 1_000_000,
         /// Exporters that can be connected (or, by UDP, heard of) at one time. Of those by UDP one that was silent for
-        /// three minutes makes room for another.
+        /// three minutes makes room for another. Each by `tls` or `tcp` keeps a file open: the limit of open files is
+        /// raised as far as the system allows, and a warning tells where that is too little.
         "maxSessions" => max_sessions: u32 = 16_384,
         /// As many of one address: a quarter of all, so that one peer cannot keep the others out. It should be more than
         /// the agents that come from one address where connections are translated on the way, as through a NodePort. `0`:
@@ -213,6 +215,8 @@ const BOUND: [&str; 14] = [
     "apiServer.folder",
     "adminAddr",
 ];
+/// Files that may be open beside connections: of sinks, of what is followed and of the runtime.
+const OTHER_FILES: u64 = 64;
 /// Within this a flow that is heard of again goes on.
 const TOMBSTONE_SECONDS: u32 = 300;
 
@@ -282,6 +286,14 @@ impl Config {
         let of_one = if self.max_sessions_of_one == 0 { self.max_sessions } else { self.max_sessions_of_one };
         let sessions = Bounds { all: self.max_sessions as usize, of_one: of_one as usize };
         Limits { sessions, idle: Some(self.session_idle).filter(|idle| !idle.is_zero()) }
+    }
+
+    /// Files and sockets that may be open at one time.
+    pub fn open_files(&self) -> u64 {
+        // Exporters by datagrams share one socket.
+        let exporters = if self.transport.0 == Protocol::Udp { 1 } else { self.max_sessions.into() };
+        let ports = [self.api_port.is_some(), self.admin.is_some()].into_iter().filter(|is_there| *is_there).count();
+        exporters + (ports * http::CONNECTIONS) as u64 + OTHER_FILES
     }
 
     /// Of the table of connections.

@@ -15,7 +15,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use flow_common::{
-    daemon::{Admin, LogLevel, Readiness, Shutdown},
+    daemon::{Admin, LogLevel, Readiness, Shutdown, allow_open_files},
     k8s::folder::{self, Folder},
     net::{Listener, TlsServer},
 };
@@ -58,6 +58,7 @@ impl Pipeline {
     /// Binds every port and reads every certificate, so that what is wrong is said at the start.
     /// `level` is what changes of the configuration and the API set.
     pub async fn bind(config: Config, level: LogLevel) -> Result<Pipeline> {
+        allow_files(&config);
         let tls = config.tls_files().map(|files| TlsServer::load(&files)).transpose()?;
         let listener = Listener::bind(config.listen, config.transport.0, tls.as_ref()).await?;
         let mut registry = Registry::default();
@@ -176,6 +177,9 @@ impl Conductor {
         {
             tracing::warn!("logLevel: {error}");
         }
+        if config.open_files() != self.running.open_files() {
+            allow_files(&config);
+        }
         let limits = config.limits();
         // Sessions look at the time only where it is another one.
         self.limits.send_if_modified(|running| std::mem::replace(running, limits) != limits);
@@ -186,6 +190,11 @@ impl Conductor {
         let _ = obeyed.await;
         self.running = config;
     }
+}
+
+fn allow_files(config: &Config) {
+    let of = format!("maxSessions ({}) with ports and sinks", config.max_sessions);
+    allow_open_files(config.open_files(), &of, "set maxSessions lower");
 }
 
 /// What the table's task is told of a configuration that follows another, and what it answers when that is in force.

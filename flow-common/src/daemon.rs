@@ -1,12 +1,14 @@
-//! What a long-running program needs around its work: logging, an orderly end, and an HTTP port for operators.
+//! What a long-running program needs around its work: logging, an orderly end, open files, and an HTTP port for operators.
 //!
 //! Takes settings; gives a [`Shutdown`] that tasks wait for and a served [`Admin`] port. It decides nothing about the
 //! program's work: what is ready, and which metrics there are, it is told.
 
 mod admin;
+mod files;
 pub mod http;
 
 pub use admin::{Admin, AdminError, Condition, Readiness, figures, health};
+pub use files::allow_open_files;
 
 use std::{
     io,

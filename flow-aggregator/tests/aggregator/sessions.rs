@@ -1,10 +1,15 @@
-//! Bounds of sessions: how long one may be silent, and how many one address may have.
+//! Bounds of sessions: how long one may be silent, how many one address may have, and how many files may be open.
 
 use super::ends::{Agent, PATIENCE};
 use super::hostile::{STRANGER, Served, flows, stranger};
-use super::process::Process;
+use super::process::{Process, command, ports};
 use flow_common::net::Protocol;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, UdpSocket},
@@ -121,5 +126,51 @@ async fn bounds_hold_for_sessions_that_are_open_already() {
     timeout(PATIENCE, first.connection.closed()).await.expect("it is sent away");
     aggregator.until(IDLE, 2);
     aggregator.until("sessions", 0);
+    assert!(aggregator.stop().success());
+}
+
+/// Starts the aggregator under limits of open files.
+fn limited(file: &Path, limits: &str, settings: &str) -> Process {
+    fs::write(file, ports(settings)).unwrap();
+    let own = command(&["run", "--config", file.to_str().unwrap()]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]).arg(own.get_program()).args(own.get_args());
+    shell.env_remove("RUST_LOG");
+    Process::spawn(shell, file)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_files_are_opened_as_the_system_allows() {
+    const SESSIONS: u64 = 200;
+    let dir = tempfile::tempdir().unwrap();
+    let aggregator = limited(&dir.path().join("flow-aggregator.conf"), "ulimit -S -n 64", "maxSessions: 1000\n");
+    let mut sessions = Vec::new();
+    for _ in 0..SESSIONS {
+        sessions.push(TcpStream::connect(aggregator.addr).await.unwrap());
+    }
+    aggregator.until("sessions", SESSIONS);
+    assert!(!aggregator.log().contains("files and sockets"), "{}", aggregator.log());
+    assert!(aggregator.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_open_files_that_is_too_low_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("flow-aggregator.conf");
+    let aggregator = limited(&file, "ulimit -n 400", "maxSessions: 50\n");
+    assert!(!aggregator.log().contains("files and sockets"), "{}", aggregator.log());
+    aggregator.configure("maxSessions: 500\n");
+    aggregator.until("config_reloads_total", 1);
+    let log = aggregator.log();
+    let said = "this process may have 400 files and sockets open, and maxSessions (500) with ports and sinks may need 820: \
+                raise the hard limit";
+    assert!(log.contains(said) && log.contains("or set maxSessions lower"), "{log}");
+    assert!(aggregator.stop().success());
+    let aggregator = limited(&file, "ulimit -n 400", "");
+    assert!(
+        aggregator.log().contains("maxSessions (16384) with ports and sinks may need 16704"),
+        "{}",
+        aggregator.log()
+    );
     assert!(aggregator.stop().success());
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::{task::JoinSet, time::sleep};
 
 /// Connections at one time.
-const CONNECTIONS: usize = 256;
+pub const CONNECTIONS: usize = 256;
 /// One client cannot take all.
 const BOUNDS: Bounds = Bounds { all: CONNECTIONS, of_one: 32 };
 /// A request's header must be there by then.
