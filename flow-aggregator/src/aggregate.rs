@@ -29,7 +29,7 @@ pub use counts::{Counts, Fill, Received};
 pub use encode::{Batch, Joined};
 pub use page::{Cursor, Page};
 
-use crate::collector::SessionId;
+use crate::input::SessionId;
 use accounts::Accounts;
 use cluster::Cluster;
 use flow::{Exporter, Told};

@@ -7,8 +7,11 @@
 
 mod datagrams;
 
-use crate::metrics::{CollectorMetrics, ReasonLabel};
-use bytes::{Bytes, BytesMut};
+use crate::{
+    input::{Input, SessionId},
+    metrics::{CollectorMetrics, ReasonLabel},
+};
+use bytes::BytesMut;
 use flow_common::{
     daemon::Shutdown,
     ipfix::{
@@ -17,13 +20,7 @@ use flow_common::{
     },
     net::{Bounds, Full, Handshake, Incoming, Listener, Place, Places, StreamListener},
 };
-use std::{
-    future::pending,
-    io,
-    net::IpAddr,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{future::pending, io, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -38,46 +35,6 @@ const SMALLEST_READ: usize = 16 * 1024;
 const MESSAGE: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptors left) the next waits, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A transport session, never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionId(u64);
-
-impl SessionId {
-    /// A number that was never given before.
-    pub fn next() -> SessionId {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        SessionId(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// What the collector hands on.
-#[derive(Debug)]
-pub enum Input {
-    /// A session begins.
-    Opened {
-        /// Its number.
-        session: SessionId,
-        /// The exporter's address.
-        peer: IpAddr,
-        /// By datagrams: templates expire, messages may be lost.
-        datagrams: bool,
-        /// Closes a stream whose messages make no sense.
-        close: Option<oneshot::Sender<MessageError>>,
-    },
-    /// Whole messages of a session.
-    Messages {
-        /// Its number.
-        session: SessionId,
-        /// One or more of them.
-        bytes: Bytes,
-    },
-    /// A session is over.
-    Closed {
-        /// Its number.
-        session: SessionId,
-    },
-}
 
 /// What sessions there may be. Those that are open beyond a lower bound stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

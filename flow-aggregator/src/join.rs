@@ -6,7 +6,7 @@
 
 use crate::{
     aggregate::{Aggregate, Amount, Batch, Cursor, Page, Settings, Source},
-    collector::{Input, SessionId},
+    input::{Input, SessionId},
     metrics::TableMetrics,
     outlets::Outlet,
 };

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod correlate;
+pub mod input;
 pub mod join;
 pub mod metrics;
 pub mod outlets;

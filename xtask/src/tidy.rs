@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 /// Stages in the order of the data; a module may not name one that stands behind its own.
 const STAGES: [(&str, &[&str]); 2] = [
     ("flow-agent/src", &["kernel", "conntrack", "table", "enrich", "export", "pipeline"]),
-    ("flow-aggregator/src", &["collector", "correlate", "aggregate", "sinks", "outlets", "join", "api", "pipeline"]),
+    (
+        "flow-aggregator/src",
+        &["input", "collector", "correlate", "aggregate", "sinks", "outlets", "join", "api", "pipeline"],
+    ),
 ];
 
 /// Modules of pure logic: what comes in is a value, time included.

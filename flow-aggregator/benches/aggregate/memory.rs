@@ -5,7 +5,7 @@
 use crate::load::{BEGIN, Load, READ, agent, messages};
 use flow_aggregator::{
     aggregate::{Aggregate, Settings},
-    collector::SessionId,
+    input::SessionId,
 };
 use flow_common::{
     ipfix::exporter::{self, STREAM_LIMIT, Session},

@@ -3,8 +3,11 @@
 //! Takes datagrams; gives each as it came, in order, over the collector's channel. What the table has no room for waits
 //! here, bounded, and is counted where it is refused. Sessions are bounded, too, and silent ones make room.
 
-use super::{ACCEPT_PAUSE, Collector, Input, SessionId, reason};
-use crate::metrics::ReasonLabel;
+use super::{ACCEPT_PAUSE, Collector, reason};
+use crate::{
+    input::{Input, SessionId},
+    metrics::ReasonLabel,
+};
 use bytes::{Bytes, BytesMut};
 use flow_common::{
     daemon::Shutdown,

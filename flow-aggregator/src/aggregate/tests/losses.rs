@@ -4,7 +4,7 @@ use crate::aggregate::{
     Aggregate, Source,
     testing::{EPOCH, external, settings},
 };
-use crate::collector::SessionId;
+use crate::input::SessionId;
 use flow_common::{
     ipfix::exporter::{self, Session},
     record::Content,

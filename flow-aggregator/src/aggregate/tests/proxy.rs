@@ -4,7 +4,7 @@ use crate::aggregate::{
     Aggregate, Settings,
     testing::{EPOCH, destination, settings, source},
 };
-use crate::collector::SessionId;
+use crate::input::SessionId;
 use flow_common::{
     ipfix::exporter::{self, Session},
     k8s::{Change, Strings, manifest},
