@@ -15,6 +15,9 @@ const BPF_LINKER: &str = "0.13.0";
 /// What go-ipfix asks for: major and minor version.
 const GO: (u32, u32) = (1, 23);
 
+/// ZooKeeper, by which ClickHouse servers of a cluster agree: a library that brings no program of its own.
+const ZOOKEEPER: &str = "/usr/share/java/zookeeper.jar";
+
 /// What `setup` takes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -52,7 +55,12 @@ impl Need {
                 &[("ip", "iproute2"), ("nft", "nftables"), ("conntrack", "conntrack"), ("ping", "iputils-ping")]
             }
             Need::Interop => &[("tshark", "tshark"), ("nfcapd", "nfdump")],
-            Need::ClickHouse => &[("clickhouse-server", "clickhouse-server"), ("npm", "npm"), ("tar", "tar")],
+            Need::ClickHouse => &[
+                ("clickhouse-server", "clickhouse-server"),
+                ("npm", "npm"),
+                ("tar", "tar"),
+                ("java", "default-jre-headless"),
+            ],
             Need::Vm => &[
                 ("qemu-system-x86_64", "qemu-system-x86"),
                 ("busybox", "busybox-static"),
@@ -134,6 +142,9 @@ fn missing(needs: &[Need]) -> Result<Missing> {
         .collect();
     if needs.contains(&Need::Interop) {
         packages.extend(missing_go()?);
+    }
+    if needs.contains(&Need::ClickHouse) && !Path::new(ZOOKEEPER).exists() {
+        packages.push("libzookeeper-java".to_owned());
     }
     let build = needs.contains(&Need::Build);
     let bpf_linker = build && !tools().join("bpf-linker").is_file();

@@ -37,6 +37,10 @@ pub struct ClickHouse {
 const USERS: &str = include_str!("clickhouse/users.xml");
 const OLD: &str = include_str!("clickhouse/old.xml");
 const MODERN: &str = include_str!("clickhouse/modern.xml");
+/// Of a server that is in no cluster but its own.
+const ALONE: &str = "<remote_servers><test><shard><replica><host>127.0.0.1</host><port>{PORT_TCP}</port></replica></shard></test></remote_servers>";
+/// The program that becomes a server.
+const STARTER: &str = "clickhouse";
 /// Tells the program `clickhouse` to end when whoever started it does.
 const END_WITH_PARENT: &str = "CLICKHOUSE_END_WITH_PARENT";
 /// Opens its ports, then sleeps for longer than any test.
@@ -45,29 +49,48 @@ const LISTEN: &str = "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; SELECT 
 impl ClickHouse {
     /// Starts one in a folder of its own. The old one shows `certificates` on its ports for TLS.
     pub fn start(age: Age, certificates: &Certificates) -> Result<ClickHouse> {
-        let own = tempfile::tempdir()?;
-        let mut server = ClickHouse::prepare(age, own.path(), Some(certificates))?;
-        server._own = Some(own);
+        let mut server = ClickHouse::new(age)?;
+        server.configure(Some(certificates), ALONE)?;
         server.start_again()?;
         Ok(server)
     }
 
-    /// Writes the configuration of one into a folder, for somebody else to start it by [`command`](Self::command).
-    pub fn prepare(age: Age, folder: &Path, certificates: Option<&Certificates>) -> Result<ClickHouse> {
+    /// One that is not configured yet, in a folder of its own.
+    pub(crate) fn new(age: Age) -> Result<ClickHouse> {
+        let own = tempfile::tempdir()?;
+        let server = ClickHouse::at(age, own.path())?;
+        Ok(ClickHouse { _own: Some(own), ..server })
+    }
+
+    fn at(age: Age, folder: &Path) -> Result<ClickHouse> {
         let mut ports = [0; 4];
         for port in &mut ports {
             *port = free_port()?;
         }
-        let certificates = certificates.map_or(folder, Certificates::folder);
-        let text = if age == Age::Old { OLD } else { MODERN };
-        let mut text =
-            text.replace("DIR", &folder.to_string_lossy()).replace("CERTIFICATES", &certificates.to_string_lossy());
-        for (name, port) in ["PORT_HTTP", "PORT_TCP", "PORT_SECURE_HTTP", "PORT_SECURE_TCP"].iter().zip(ports) {
+        Ok(ClickHouse { age, folder: folder.to_owned(), ports, process: None, _own: None })
+    }
+
+    /// Writes the configuration of one into a folder, for somebody else to start it by [`command`](Self::command).
+    pub fn prepare(age: Age, folder: &Path, certificates: Option<&Certificates>) -> Result<ClickHouse> {
+        let server = ClickHouse::at(age, folder)?;
+        server.configure(certificates, ALONE)?;
+        Ok(server)
+    }
+
+    /// Writes its configuration; `cluster` is the part that tells of other servers.
+    pub(crate) fn configure(&self, certificates: Option<&Certificates>, cluster: &str) -> Result<()> {
+        let folder = &self.folder;
+        let certificates = certificates.map_or(folder.as_path(), Certificates::folder);
+        let text = if self.age == Age::Old { OLD } else { MODERN };
+        let mut text = text
+            .replace("DIR", &folder.to_string_lossy())
+            .replace("CERTIFICATES", &certificates.to_string_lossy())
+            .replace("{CLUSTER}", cluster);
+        for (name, port) in ["PORT_HTTP", "PORT_TCP", "PORT_SECURE_HTTP", "PORT_SECURE_TCP"].iter().zip(self.ports) {
             text = text.replace(&format!("{{{name}}}"), &port.to_string());
         }
         std::fs::write(folder.join("config.xml"), text)?;
-        std::fs::write(folder.join("users.xml"), USERS)?;
-        Ok(ClickHouse { age, folder: folder.to_owned(), ports, process: None, _own: None })
+        Ok(std::fs::write(folder.join("users.xml"), USERS)?)
     }
 
     /// Starts it on the data that it has, and waits until it answers.
@@ -85,7 +108,7 @@ impl ClickHouse {
 
     /// What starts it.
     pub fn command(&self) -> Result<Command> {
-        let mut command = Command::new(beside("clickhouse")?);
+        let mut command = Command::new(beside(STARTER)?);
         match self.age {
             Age::Old => command.arg("/usr/sbin/clickhouse-server").arg("--config-file=config.xml"),
             Age::Modern => command
@@ -149,6 +172,13 @@ impl ClickHouse {
             .filter_map(|file| std::fs::read_to_string(self.folder.join(file)).ok())
             .collect()
     }
+}
+
+/// Begins a command whose program ends when whoever started it does; what follows are its path and arguments.
+pub(crate) fn ending_with_parent() -> Result<Command> {
+    let mut command = Command::new(beside(STARTER)?);
+    command.env(END_WITH_PARENT, "1");
+    Ok(command)
 }
 
 /// Where `cargo xtask setup` put the modern server.

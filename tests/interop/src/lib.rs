@@ -4,7 +4,9 @@
 
 mod aggregator;
 mod clickhouse;
+mod cluster;
 mod go;
+mod keeper;
 mod nfcapd;
 mod process;
 mod relay;
@@ -13,6 +15,7 @@ pub mod wait;
 
 pub use aggregator::{Aggregator, clickhouse_metric, configuration};
 pub use clickhouse::{Age, ClickHouse};
+pub use cluster::{Cluster, Parts};
 pub use go::{Certificates, Collector, Exporter, Record};
 pub use nfcapd::Nfcapd;
 pub use process::{PATIENCE, beside};

@@ -1,4 +1,4 @@
-//! A way to a server that can be cut: before, amid and after what is sent, and before the answer comes back. By TLS on
+//! A way to a server, or to another one later, that can be cut: before, amid and after what is sent, and before the answer comes back. By TLS on
 //! our side where certificates are given, in the clear on the server's.
 
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ pub struct Relay {
 
 #[derive(Debug)]
 struct Shared {
-    server: SocketAddr,
+    server: Mutex<SocketAddr>,
     cut: Mutex<Option<Cut>>,
     cuts: AtomicUsize,
     /// Bytes that went to the server over all connections.
@@ -50,15 +50,29 @@ impl Relay {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
         let tls = certificates.map(acceptor).transpose()?;
-        let shared =
-            Arc::new(Shared { server, cut: Mutex::new(None), cuts: AtomicUsize::new(0), sent: watch::Sender::new(0) });
+        let shared = Arc::new(Shared {
+            server: Mutex::new(server),
+            cut: Mutex::new(None),
+            cuts: AtomicUsize::new(0),
+            sent: watch::Sender::new(0),
+        });
         let task = tokio::spawn(serve(listener, tls, shared.clone()));
         Ok(Relay { addr, shared, task })
+    }
+
+    /// Leads further connections to another server.
+    pub fn lead(&self, server: SocketAddr) {
+        *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
     }
 
     /// Cuts the next connection that comes so far, once.
     pub fn cut(&self, cut: Cut) {
         *self.shared.cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
+    }
+
+    /// Leaves further connections whole.
+    pub fn mend(&self) {
+        *self.shared.cut.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// How often it was cut.
@@ -106,7 +120,8 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shar
     while let Ok((client, _)) = listener.accept().await {
         let (shared, tls) = (shared.clone(), tls.clone());
         tokio::spawn(async move {
-            let Ok(server) = TcpStream::connect(shared.server).await else { return };
+            let addr = *shared.server.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(server) = TcpStream::connect(addr).await else { return };
             match tls {
                 None => carry(client, server, &shared).await,
                 Some(tls) => {

@@ -2,6 +2,7 @@
 //! questions to the server.
 
 mod aggregator;
+mod cluster;
 mod failures;
 mod tables;
 mod values;
