@@ -2,8 +2,13 @@
 //!
 //! Two Nodes' agents send both halves of flows, in an order that is shuffled anew each round, of thousands of Pods, with
 //! extended elements. Each case has a process of its own, so that none finds the memory of another.
-//! Arguments: `flows=200000 rounds=5 pods=5000 case=tcp|tls|churn|memory|memory-churn` (all cases without one).
+//! Arguments: `flows=200000 rounds=5 pods=5000 case=tcp|tls|churn|foreign|memory|memory-churn` (all cases without one).
 
+#[expect(dead_code, reason = "the codec's tests need more of it")]
+#[path = "../../flow-common/tests/ipfix/build.rs"]
+mod build;
+#[path = "aggregate/foreign.rs"]
+mod foreign;
 #[path = "aggregate/load.rs"]
 mod load;
 #[path = "aggregate/memory.rs"]
@@ -19,6 +24,7 @@ mod usage;
 use anyhow::{Result, ensure};
 use flow_common::net::Protocol;
 use load::Load;
+use shipped::Senders;
 use std::{io::Write, process::Command};
 
 /// Bounds of the number of flows, by which the cost of a record must not grow.
@@ -33,9 +39,10 @@ fn main() -> Result<()> {
     let Some(case) = argument("case") else { return all(&load, rounds) };
     let churn = Load { ended: true, ..load };
     let line = match case.as_str() {
-        "tcp" => over_sockets(&load, rounds, Protocol::Tcp, 2.5)?,
-        "tls" => over_sockets(&load, rounds, Protocol::Tls, 2.0)?,
-        "churn" => over_sockets(&churn, rounds, Protocol::Tcp, 1.0)?,
+        "tcp" => over_sockets(&load, rounds, Senders::Agents(Protocol::Tcp), Some(2.5))?,
+        "tls" => over_sockets(&load, rounds, Senders::Agents(Protocol::Tls), Some(2.0))?,
+        "churn" => over_sockets(&churn, rounds, Senders::Agents(Protocol::Tcp), Some(1.0))?,
+        "foreign" => over_sockets(&load, rounds, Senders::Others, None)?,
         "memory" => in_memory(&load, rounds),
         "memory-churn" => in_memory(&churn, rounds),
         other => anyhow::bail!("no case {other}"),
@@ -52,6 +59,7 @@ fn all(load: &Load, rounds: u32) -> Result<()> {
         ("tcp", load.flows),
         ("tls", load.flows),
         ("churn", load.flows),
+        ("foreign", load.flows),
         ("tcp", large),
         ("memory", small),
         ("memory", middle),
@@ -71,13 +79,14 @@ fn all(load: &Load, rounds: u32) -> Result<()> {
     Ok(())
 }
 
-/// `target` in million records a CPU second.
-fn over_sockets(load: &Load, rounds: u32, protocol: Protocol, target: f64) -> Result<String> {
-    let figures = shipped::measure(load, rounds, protocol)?;
+/// `target` in million records a CPU second, if there is one.
+fn over_sockets(load: &Load, rounds: u32, senders: Senders, target: Option<f64>) -> Result<String> {
+    let target = target.map_or_else(String::new, |target| format!(" (target {target})"));
+    let figures = shipped::measure(load, rounds, senders)?;
     let [before, after, most] = figures.resident;
     let grown = after.saturating_sub(before) / u64::from(load.flows);
     Ok(format!(
-        "{} flows: {:.2} M records a CPU second (target {target}), {:.0} ns each; {} in, {} joined out; \
+        "{} flows: {:.2} M records a CPU second{target}, {:.0} ns each; {} in, {} joined out; \
          {grown} B a flow after the first round, {} tombstones, {} MiB resident at most",
         load.flows,
         figures.records as f64 / figures.cpu_seconds / 1e6,

@@ -1,9 +1,11 @@
-//! The aggregator as shipped, over real sockets: two agents' IPFIX in by TCP or TLS, joined IPFIX out to a collector.
+//! The aggregator as shipped, over real sockets: two agents' or other exporters' IPFIX in by TCP or TLS, joined IPFIX out
+//! to a collector.
 //!
 //! Gives CPU time of the aggregator's process, in which everything from its first byte to its last is, and its memory.
 //! A round's messages are made before they are sent, so that the senders are no bottleneck.
 
 use crate::{
+    foreign,
     load::{Load, READ, agent, messages},
     process::Process,
     usage::{cpu, memory, until},
@@ -11,8 +13,12 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use flow_aggregator::certs;
 use flow_common::{
-    ipfix::collector::{self, Batch, Limits, TailHash},
+    ipfix::{
+        collector::{self, Batch, Limits, TailHash},
+        exporter::Session,
+    },
     net::{Address, Connection, Protocol, TlsClient, TlsFiles, connect},
+    record::EncodedTail,
 };
 use std::{
     io::Read,
@@ -36,26 +42,32 @@ pub(crate) struct Figures {
     pub(crate) tombstones: u64,
 }
 
-pub(crate) fn measure(load: &Load, rounds: u32, protocol: Protocol) -> Result<Figures> {
+/// Whose messages it gets.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Senders {
+    /// Our agents', by this protocol.
+    Agents(Protocol),
+    /// Other exporters', by TCP.
+    Others,
+}
+
+pub(crate) fn measure(load: &Load, rounds: u32, senders: Senders) -> Result<Figures> {
     let folder = tempfile::tempdir()?;
     let (tls, client) = certificates(folder.path())?;
     let (collector, received) = collect()?;
     // What is measured is the table, not a sink that is behind: nothing may be dropped.
     let settings = format!("{tls}flowCollector: {{enable: true, address: \"{collector}\"}}\nsinkQueue: 4000000\n");
-    let aggregator = Process::receiving(protocol, &folder.path().join("flow-aggregator.conf"), &settings);
+    let aggregator = Process::receiving(senders.protocol(), &folder.path().join("flow-aggregator.conf"), &settings);
     aggregator.until("sink_connected{sink=\"ipfix\"}", 1);
     let metric = |name: &str| aggregator.metric(name).with_context(|| format!("it tells no {name}"));
     let process = aggregator.pid().cast_unsigned();
-    let mut agents = [0, 1].map(|side| Sender::connect(&aggregator, side, protocol, &client).expect("it connects"));
-    let tails = [load.tails(0), load.tails(1)];
+    let mut agents =
+        [0, 1].map(|side| Sender::connect(&aggregator, load, side, senders, &client).expect("it connects"));
     let (mut cpu_seconds, mut resident) = (0.0, [memory(process, "VmRSS")?, 0, 0]);
     for round in 1..=rounds {
         let before = cpu(process)?;
         thread::scope(|scope| {
-            let sending = agents.each_mut().map(|agent| {
-                let tails = &tails;
-                scope.spawn(move || agent.send(load, round, tails))
-            });
+            let sending = agents.each_mut().map(|agent| scope.spawn(move || agent.send(load, round)));
             sending.into_iter().try_for_each(|sending| sending.join().expect("it does not panic"))
         })?;
         let all = u64::from(load.flows) * 2 * u64::from(round);
@@ -72,8 +84,22 @@ pub(crate) fn measure(load: &Load, rounds: u32, protocol: Protocol) -> Result<Fi
     let joined = received.load(Ordering::Relaxed);
     let expected = u64::from(load.flows) * u64::from(if load.ended { rounds } else { 1 });
     ensure!(joined == expected, "{joined} joined records came out, not {expected}");
+    let foreign = metric("records_foreign_total")?;
+    ensure!(
+        foreign == if senders == Senders::Others { records } else { 0 },
+        "{foreign} records were taken for another exporter's"
+    );
     let tombstones = metric("tombstones")?;
     Ok(Figures { records, joined, cpu_seconds, resident, tombstones })
+}
+
+impl Senders {
+    fn protocol(self) -> Protocol {
+        match self {
+            Senders::Agents(protocol) => protocol,
+            Senders::Others => Protocol::Tcp,
+        }
+    }
 }
 
 /// Settings of the aggregator's TLS, and what agents show.
@@ -120,22 +146,36 @@ fn collect() -> Result<(SocketAddr, Arc<AtomicU64>)> {
 struct Sender {
     runtime: Runtime,
     connection: Connection,
-    session: flow_common::ipfix::exporter::Session,
+    exporter: Exporter,
     side: u32,
 }
 
+/// What makes its messages.
+enum Exporter {
+    Agent { session: Box<Session>, tails: Vec<EncodedTail> },
+    Foreign(foreign::Exporter),
+}
+
 impl Sender {
-    fn connect(aggregator: &Process, side: u32, protocol: Protocol, tls: &TlsClient) -> Result<Sender> {
+    fn connect(aggregator: &Process, load: &Load, side: u32, senders: Senders, tls: &TlsClient) -> Result<Sender> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         // The certificate is for this name.
-        let address = Address::parse(&format!("localhost:{}", aggregator.addr.port()), protocol)?;
+        let address = Address::parse(&format!("localhost:{}", aggregator.addr.port()), senders.protocol())?;
         let connection = runtime.block_on(connect(&address, Some(tls))).context("the aggregator is not reached")?;
-        Ok(Sender { runtime, connection, session: agent(0xa + side), side })
+        let (domain, tails) = (0xa + side, load.tails(side));
+        let exporter = match senders {
+            Senders::Agents(_) => Exporter::Agent { session: Box::new(agent(domain)), tails },
+            Senders::Others => Exporter::Foreign(foreign::Exporter::new(domain, &tails)),
+        };
+        Ok(Sender { runtime, connection, exporter, side })
     }
 
-    fn send(&mut self, load: &Load, round: u32, tails: &[Vec<flow_common::record::EncodedTail>; 2]) -> Result<()> {
-        let order = load.order(round, self.side);
-        let sent = messages(load, &order, (round, self.side), &tails[self.side as usize], &mut self.session);
+    fn send(&mut self, load: &Load, round: u32) -> Result<()> {
+        let (order, at) = (load.order(round, self.side), (round, self.side));
+        let sent = match &mut self.exporter {
+            Exporter::Agent { session, tails } => messages(load, &order, at, tails, session),
+            Exporter::Foreign(exporter) => exporter.messages(load, &order, at),
+        };
         self.runtime.block_on(async {
             for part in sent.chunks(READ) {
                 self.connection.send(part).await?;
