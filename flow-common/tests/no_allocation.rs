@@ -1,7 +1,7 @@
 //! Once its buffers have grown, neither direction of the codec allocates: not a record, not a message.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::cell::Cell;
 
 use flow_common::ipfix::collector::{self, Batch, Limits, TailHash};
 use flow_common::ipfix::exporter::{JoinedParts, STREAM_LIMIT, Session, Settings};
@@ -10,13 +10,20 @@ use flow_common::record::{Content, Cut, Extended, Family, Head, PerNode, Tail};
 /// The system's, counting.
 struct Counting;
 
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Of this thread alone: that of the test runner allocates when it likes.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
 
 // SAFETY: every call is the system allocator's.
 #[expect(unsafe_code, reason = "the test counts allocations")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        count();
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
@@ -27,7 +34,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
+        count();
         // SAFETY: the caller's promises are passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -64,13 +71,12 @@ fn tail() -> Tail {
 /// What each round allocates.
 fn rounds(mut round: impl FnMut()) -> [usize; ROUNDS] {
     std::array::from_fn(|_| {
-        let before = ALLOCATIONS.load(Relaxed);
+        let before = ALLOCATIONS.get();
         round();
-        ALLOCATIONS.load(Relaxed) - before
+        ALLOCATIONS.get() - before
     })
 }
 
-/// One test alone in its process: what others allocate would count.
 #[test]
 fn nothing_is_allocated_for_a_record() {
     let encoded = tail().to_encoded(Family::V4, &mut Cut::default());
