@@ -304,7 +304,7 @@ impl Task<'_> {
                 },
                 () = changes.wanted() => return Ended::Changed,
             };
-            let Some(Some((batch, from))) = next else {
+            let Some(Some(front)) = next else {
                 let settled = tokio::select! {
                     settled = self.settle(sink) => settled,
                     () = async { changes.wanted().await; sleep(LAST_WORDS).await } => return Ended::Changed,
@@ -316,14 +316,14 @@ impl Task<'_> {
                 }
             };
             let Delivery { through, delivered, refused, error } = tokio::select! {
-                delivery = sink.deliver(&batch, from) => delivery,
+                delivery = sink.deliver(&front.batch, front.from) => delivery,
                 // A destination that takes nothing cannot keep the new settings out.
                 () = async { changes.wanted().await; sleep(LAST_WORDS).await } => return Ended::Changed,
             };
             self.held.store(sink.held(), Ordering::Relaxed);
             self.metrics.delivered.inc_by(delivered);
             self.metrics.refused.inc_by(refused);
-            if let Some(waited) = self.queue.advance(&batch, through) {
+            if let Some(waited) = front.advance(through) {
                 self.metrics.latency.observe(waited.as_secs_f64());
             }
             match error {

@@ -1,6 +1,7 @@
 //! The bounded queue before a sink: batches in order of time, the oldest dropped when there is no room.
 //!
-//! Takes and gives batches that other sinks share; counts flows, not batches. One task puts, one takes.
+//! Takes and gives batches that other sinks share; counts flows, not batches. One task puts, one takes. What is being
+//! delivered is not dropped: whoever takes it counts it as delivered.
 
 use crate::aggregate::Batch;
 use std::{
@@ -19,6 +20,8 @@ struct State {
     batches: VecDeque<(Arc<Batch>, Instant)>,
     /// Flows of the first batch that are delivered.
     through: usize,
+    /// The first batch is being delivered.
+    delivering: bool,
     flows: usize,
     max: usize,
 }
@@ -39,6 +42,16 @@ pub struct Queue(Arc<Shared>);
 #[derive(Debug)]
 pub struct Receiver(Arc<Shared>);
 
+/// The first batch of a queue; as long as this lives, it makes no room for others.
+#[derive(Debug)]
+pub struct Front<'a> {
+    receiver: &'a Receiver,
+    /// The batch.
+    pub batch: Arc<Batch>,
+    /// How many of its flows are delivered already.
+    pub from: usize,
+}
+
 impl Queue {
     /// Both ends of a queue for `max` flows.
     pub fn new(max: usize) -> (Queue, Receiver) {
@@ -55,13 +68,15 @@ impl Queue {
         self.0.state().max = max;
     }
 
-    /// Puts a batch. Gives how many flows were dropped to make room; a batch always finds room in an empty queue.
+    /// Puts a batch. Gives how many flows were dropped to make room; a batch always finds room in a queue in which nothing
+    /// waits but what is being delivered.
     pub fn put(&self, batch: Arc<Batch>) -> u64 {
         let mut state = self.0.state();
         let mut dropped = 0;
+        let oldest = usize::from(state.delivering);
         while state.flows + batch.len() > state.max {
-            let Some((oldest, _)) = state.batches.pop_front() else { break };
-            let left = oldest.len() - std::mem::take(&mut state.through);
+            let Some((gone, _)) = state.batches.remove(oldest) else { break };
+            let left = gone.len() - if oldest == 0 { std::mem::take(&mut state.through) } else { 0 };
             state.flows -= left;
             dropped += left as u64;
         }
@@ -91,14 +106,16 @@ impl Drop for Queue {
 }
 
 impl Receiver {
-    /// The first batch and how many of its flows are delivered already; `None` when the queue is closed and empty. The
-    /// batch stays until [`advance`](Self::advance). Cancel-safe.
-    pub async fn front(&self) -> Option<(Arc<Batch>, usize)> {
+    /// The first batch; `None` when the queue is closed and empty. It stays until it was taken through to its end
+    /// ([`Front::advance`]). Cancel-safe.
+    pub async fn front(&self) -> Option<Front<'_>> {
         loop {
             {
-                let state = self.0.state();
+                let mut state = self.0.state();
                 if let Some((batch, _)) = state.batches.front() {
-                    return Some((batch.clone(), state.through));
+                    let front = Front { receiver: self, batch: batch.clone(), from: state.through };
+                    state.delivering = true;
+                    return Some(front);
                 }
                 if *self.0.closed.borrow() {
                     return None;
@@ -106,22 +123,6 @@ impl Receiver {
             }
             self.0.changed.notified().await;
         }
-    }
-
-    /// So many flows of the batch that [`front`](Self::front) gave are delivered. Where it was dropped meanwhile, the
-    /// next one is not touched. Gives how long the batch waited if that were all of it.
-    pub fn advance(&self, batch: &Arc<Batch>, through: usize) -> Option<Duration> {
-        let mut state = self.0.state();
-        if !state.batches.front().is_some_and(|(front, _)| Arc::ptr_eq(front, batch)) {
-            return None;
-        }
-        state.flows -= through - state.through;
-        state.through = through;
-        if through < batch.len() {
-            return None;
-        }
-        state.through = 0;
-        state.batches.pop_front().map(|(_, put)| put.elapsed())
     }
 
     /// Waits until no more will be put. Cancel-safe.
@@ -136,6 +137,26 @@ impl Receiver {
         let left = state.flows;
         *state = State { max: state.max, ..State::default() };
         left as u64
+    }
+}
+
+impl Front<'_> {
+    /// So many flows of the batch are delivered. Gives how long the batch waited if that were all of it.
+    pub fn advance(self, through: usize) -> Option<Duration> {
+        let mut state = self.receiver.0.state();
+        state.flows -= through - state.through;
+        state.through = through;
+        if through < self.batch.len() {
+            return None;
+        }
+        state.through = 0;
+        state.batches.pop_front().map(|(_, put)| put.elapsed())
+    }
+}
+
+impl Drop for Front<'_> {
+    fn drop(&mut self) {
+        self.receiver.0.state().delivering = false;
     }
 }
 
@@ -156,13 +177,12 @@ mod tests {
         let (queue, receiver) = Queue::new(10);
         assert_eq!([4, 4, 4].map(|flows| queue.put(Arc::new(batch_of(flows)))), [0, 0, 4]);
         assert_eq!(queue.len(), 8);
-        let (batch, from) = receiver.front().await.unwrap();
-        receiver.advance(&batch, 3);
-        assert_eq!((from, queue.len()), (0, 5));
+        let front = receiver.front().await.unwrap();
+        assert_eq!(front.from, 0);
+        front.advance(3);
+        assert_eq!(queue.len(), 5);
         assert_eq!(queue.put(Arc::new(batch_of(6))), 1, "only what was not delivered counts as dropped");
-        // The batch that was in delivery is gone; finishing it must not touch its successor.
-        receiver.advance(&batch, 4);
-        assert_eq!(queue.len(), 10);
+        assert_eq!((receiver.front().await.unwrap().from, queue.len()), (0, 10));
         drop(queue);
         receiver.closed().await;
         assert_eq!(receiver.drain(), 10);
@@ -170,10 +190,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_being_delivered_is_not_dropped_as_well() {
+        let (queue, receiver) = Queue::new(10);
+        queue.put(Arc::new(batch_of(4)));
+        queue.put(Arc::new(batch_of(5)));
+        let front = receiver.front().await.unwrap();
+        assert_eq!(queue.put(Arc::new(batch_of(6))), 5, "the oldest of those that nobody has taken");
+        assert_eq!(queue.put(Arc::new(batch_of(7))), 6);
+        assert_eq!(queue.len(), 11, "the bound, but for what is being delivered");
+        front.advance(4);
+        assert_eq!((receiver.front().await.unwrap().batch.len(), queue.len()), (7, 7));
+        assert_eq!(queue.put(Arc::new(batch_of(6))), 7, "a delivery that was given up is one no more");
+    }
+
+    #[tokio::test]
     async fn a_batch_beyond_the_bound_finds_room_in_an_empty_queue() {
         let (queue, receiver) = Queue::new(2);
         assert_eq!(queue.put(Arc::new(batch_of(5))), 0);
-        let (batch, _) = receiver.front().await.unwrap();
-        assert_eq!(batch.len(), 5);
+        assert_eq!(receiver.front().await.unwrap().batch.len(), 5);
     }
 }
