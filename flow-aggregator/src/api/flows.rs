@@ -27,7 +27,7 @@ use std::{
 };
 use tokio::{
     sync::{broadcast, oneshot},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 /// Flows of one piece of an answer.
@@ -123,11 +123,13 @@ pub(super) async fn follow(desk: Desk, ask: Ask) -> io::Result<Body> {
 impl Following {
     /// `None` at the end of the process.
     async fn piece(&mut self) -> Option<Bytes> {
+        let due = Instant::now() + SIGN_OF_LIFE;
         loop {
             let Some((batch, done)) = self.batch.take() else {
-                let Ok(received) = timeout(SIGN_OF_LIFE, self.batches.recv()).await else {
-                    return Some(Bytes::from_static(b"\n"));
-                };
+                // Also where batches come without a pause, and nothing in them is wanted.
+                let received =
+                    if Instant::now() < due { timeout_at(due, self.batches.recv()).await.ok() } else { None };
+                let Some(received) = received else { return Some(Bytes::from_static(b"\n")) };
                 match received {
                     Ok(batch) => self.batch = Some((batch, 0)),
                     Err(broadcast::error::RecvError::Lagged(count)) => {
@@ -169,6 +171,30 @@ fn write(flow: &AggregatedFlow, form: Form, now: Timestamp, out: &mut Vec<u8>) {
             let row = Row::from_parts(&flow.head, &flow.tail, &flow.extended);
             serde_json::to_writer(&mut *out, &row).expect("a row is JSON, and a vector takes every byte");
             out.push(b'\n');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::testing::batch_of;
+    use tokio::time::sleep;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_whose_filter_nothing_fulfils_gets_signs_of_life() {
+        let (exported, batches) = broadcast::channel(16);
+        tokio::spawn(async move {
+            while exported.send(Arc::new(batch_of(2))).is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let ask = Ask::of(&[("filter".to_owned(), "src.port = 7".to_owned())]).unwrap();
+        let mut following = Following { batches, ask, skipped: Counter::default(), batch: None };
+        let begin = Instant::now();
+        for signs in 1..=3 {
+            assert_eq!(following.piece().await.as_deref(), Some(&b"\n"[..]));
+            assert_eq!(begin.elapsed(), SIGN_OF_LIFE * signs);
         }
     }
 }
