@@ -358,6 +358,11 @@ impl Head {
         [6, 17, 33, 132, 136].contains(&self.protocol)
     }
 
+    /// ICMP type * 256 + code of the request; none of other protocols.
+    pub fn icmp(&self) -> Option<u16> {
+        [1, 58].contains(&self.protocol).then_some(self.dst_port)
+    }
+
     /// The family of the record's template: IPv4 only if both addresses are.
     #[inline]
     pub fn family(&self) -> Family {

@@ -63,6 +63,10 @@ impl Row {
     /// What any record has, as a row.
     pub fn from_parts(head: &Head, tail: &Tail, extended: &Extended) -> Self {
         let ported = head.has_ports();
+        // Records without extended elements have whole seconds alone.
+        let exact = |milliseconds: u64, seconds: u32| {
+            if milliseconds == 0 { u64::from(seconds) * 1000 } else { milliseconds }
+        };
         let end = |addr, port: u16, namespace: &String, pod: &String, node: &String| End {
             addr: Some(addr),
             port: ported.then_some(port),
@@ -75,13 +79,13 @@ impl Row {
             dst: end(head.dst_addr, head.dst_port, &tail.dst_namespace, &tail.dst_pod, &tail.dst_node),
             service: tail.service.clone(),
             protocol: head.protocol,
-            icmp: extended.icmp_type_code,
+            icmp: head.icmp().unwrap_or(extended.icmp_type_code),
             state: tail.tcp_state.name().to_owned(),
             kind: tail.flow_type.to_string(),
             verdict: extended.forwarding_status.to_string(),
             reason: head.end_reason.to_string(),
-            start: extended.start_milliseconds,
-            end: extended.end_milliseconds,
+            start: exact(extended.start_milliseconds, head.start_seconds),
+            end: exact(extended.end_milliseconds, head.end_seconds),
             forward: [head.packet_total, head.octet_total],
             reverse: [head.reverse_packet_total, head.reverse_octet_total],
             id: extended.flow_id,
@@ -116,5 +120,31 @@ impl End {
 
     fn with_port(&self, name: String) -> String {
         self.port.map_or_else(|| name.clone(), |port| format!("{name}:{port}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_without_extended_elements_has_its_times_and_icmp_type_all_the_same() {
+        let head = Head {
+            start_seconds: 1_604_021_119,
+            end_seconds: 1_604_021_244,
+            protocol: 1,
+            dst_port: 8 << 8,
+            ..Head::default()
+        };
+        let row = |extended| Row::from_parts(&head, &Tail::default(), &extended);
+        let plain = row(Extended::default());
+        assert_eq!((plain.start, plain.end, plain.icmp), (1_604_021_119_000, 1_604_021_244_000, 8 << 8));
+        let exact = Extended {
+            start_milliseconds: 1_604_021_119_007,
+            end_milliseconds: 1_604_021_244_500,
+            ..Extended::default()
+        };
+        let exact = row(exact);
+        assert_eq!((exact.start, exact.end), (1_604_021_119_007, 1_604_021_244_500));
     }
 }

@@ -133,7 +133,7 @@ impl Numbers {
             flow_id: extended.flow_id,
             dropped: extended.dropped_packets,
             flags: [extended.tcp_flags, extended.reverse_tcp_flags],
-            icmp: extended.icmp_type_code,
+            icmp: if extended.icmp_type_code == 0 { head.icmp().unwrap_or(0) } else { extended.icmp_type_code },
             reason: head.end_reason,
             status: extended.forwarding_status,
             has_totals: *has_totals,

@@ -6,9 +6,6 @@ use std::time::Duration;
 use super::{EndKind, Side, Subject};
 use crate::record::{AggregatedFlow, Extended, FlowRecord, FlowType, Head, Tail};
 
-/// ICMP and ICMPv6.
-const ICMP: [u8; 2] = [1, 58];
-
 /// A flow record, of an agent or joined, as filters see it.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowView<'a> {
@@ -114,8 +111,7 @@ impl Subject for FlowView<'_> {
     }
 
     fn icmp(&self) -> Option<(u8, u8)> {
-        let [kind, code] = self.head.dst_port.to_be_bytes();
-        ICMP.contains(&self.head.protocol).then_some((kind, code))
+        self.head.icmp().map(u16::to_be_bytes).map(|[kind, code]| (kind, code))
     }
 
     fn duration(&self) -> Duration {

@@ -247,4 +247,9 @@ fn records_without_extended_elements_count_in_seconds() {
     let exports = table.exports();
     assert_eq!(exports[0].per_node.throughput, 1000 * 8 / 5);
     assert_eq!((exports[1].head.packet_delta, exports[1].tail.tcp_state.name()), (1, "CLOSED"));
+
+    let mut ping = plain(external(5, 10));
+    (ping.head.protocol, ping.head.dst_port) = (1, 8 << 8);
+    table.hear(NODE_A, &[ping], 2);
+    assert_eq!(table.exports()[0].extended.icmp_type_code, 8 << 8);
 }
