@@ -41,7 +41,7 @@ use flow_common::{
         message::MessageError,
     },
     k8s::Change,
-    record::{AggregatedFlow, Cut, Extended, Family},
+    record::{AggregatedFlow, Cut, Family},
     time::Timestamp,
 };
 use flows::{Flows, Turn};
@@ -331,13 +331,13 @@ impl Aggregate {
         }
     }
 
-    /// A record that gives a flow id is an agent's: its domain names the Node, whatever the address. Others are told
-    /// apart by both.
+    /// An agent's domain names its Node, whatever the address. Others are told apart by both, as many a domain is 0 or 1,
+    /// and so are agents that give no flow ids.
     #[inline]
-    fn exporter(&self, source: Source, extended: &Extended) -> Exporter {
-        match extended.flow_id {
-            0 => Exporter((self.hasher.hash_one(source) & !AGENT).max(1)),
-            _ => agent(source.domain),
+    fn exporter(&self, source: Source, told: &Told<'_>) -> Exporter {
+        match told.is_agents && told.extended.flow_id != 0 {
+            true => agent(source.domain),
+            false => Exporter((self.hasher.hash_one(source) & !AGENT).max(1)),
         }
     }
 
@@ -355,7 +355,8 @@ impl Aggregate {
         let mut group = Group { v4: Vec::with_capacity(GROUP), v6: Vec::new() };
         for records in decoded.records().chunks(GROUP) {
             for record in records {
-                let told = Told { head: &record.head, extended: &record.extended, has_totals: record.has_totals };
+                let (head, extended) = (&record.head, &record.extended);
+                let told = Told { head, extended, has_totals: record.has_totals, is_agents: record.is_agents };
                 let (tail, http) = (decoded.tail(record, buffer), decoded.http(record, buffer));
                 let names = Names { tail, tail_hash: record.tail_hash, http };
                 self.gather(Source { addr: peer, domain: record.domain }, &told, names, &mut group);
@@ -387,7 +388,7 @@ impl Aggregate {
 
     #[inline]
     fn gather<'a>(&self, source: Source, told: &Told<'_>, names: Names<'a>, group: &mut Group<'a>) {
-        let exporter = self.exporter(source, told.extended);
+        let exporter = self.exporter(source, told);
         match told.head.family() {
             Family::V4 => group.v4.push(self.v4.item(exporter, told, names)),
             Family::V6 => group.v6.push(self.v6.item(exporter, told, names)),

@@ -32,6 +32,8 @@ pub(super) struct Told<'a> {
     pub(super) extended: &'a Extended,
     /// The sender counts since the flow's begin; if not, only the deltas tell.
     pub(super) has_totals: bool,
+    /// The sender is an agent, whose domain names the Node.
+    pub(super) is_agents: bool,
 }
 
 /// The numbers of one record.
@@ -121,7 +123,7 @@ impl Default for TailId {
 
 impl Numbers {
     #[inline]
-    pub(super) fn of(Told { head, extended, has_totals }: &Told<'_>) -> Numbers {
+    pub(super) fn of(Told { head, extended, has_totals, .. }: &Told<'_>) -> Numbers {
         let exact = |milliseconds: u64, seconds: u32| {
             if milliseconds == 0 { u64::from(seconds) * 1000 } else { milliseconds }
         };

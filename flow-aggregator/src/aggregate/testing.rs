@@ -1,6 +1,7 @@
 //! Records and tables for tests: what an agent would send, applied directly.
 
 use super::{Aggregate, Batch, Group, Settings, Source, flow::Told, item::Names};
+use crate::input::SessionId;
 use flow_common::ipfix::accounting::Accounting;
 use flow_common::record::{
     AggregatedFlow, Cut, EndReason, Extended, FlowRecord, FlowType, ForwardingStatus, Head, NodeAddr, Tail, TcpState,
@@ -53,9 +54,32 @@ impl Aggregate {
             let has_totals = head.totals() != [0; 4] || head.deltas() == [0; 4];
             let tail_hash = self.tail_hash.of(tail.bytes());
             let names = Names { tail: tail.bytes(), tail_hash, http: record.tail.http.as_bytes() };
-            self.gather(source, &Told { head, extended, has_totals }, names, &mut group);
+            self.gather(source, &Told { head, extended, has_totals, is_agents: true }, names, &mut group);
         }
         self.apply(&mut group, now);
+    }
+
+    /// Applies what an exporter that is no agent sends of a flow from 10.0.1.5 to 203.0.113.9: the values of these
+    /// elements (enterprise, id, width), each as it stands on the wire.
+    pub(crate) fn hear_foreign(&mut self, peer: IpAddr, elements: &[(u32, u16, u16)], values: &[u8]) {
+        let key = [(0, 8, 4), (0, 12, 4), (0, 7, 2), (0, 11, 2), (0, 4, 1)];
+        let mut template = [256, (key.len() + elements.len()) as u16].map(u16::to_be_bytes).concat();
+        for &(enterprise, id, width) in key.iter().chain(elements) {
+            let of_enterprise = if enterprise == 0 { 0 } else { 0x8000 };
+            template.extend([id | of_enterprise, width].map(u16::to_be_bytes).concat());
+            if enterprise != 0 {
+                template.extend(enterprise.to_be_bytes());
+            }
+        }
+        let data = [&[10, 0, 1, 5, 203, 0, 113, 9, 0x9c, 0x40, 0x1f, 0x90, 6], values].concat();
+        let set = |id: u16, body: &[u8]| [&[id, body.len() as u16 + 4].map(u16::to_be_bytes).concat(), body].concat();
+        let sets = [set(2, &template), set(256, &data)].concat();
+        let head =
+            [[10, sets.len() as u16 + 16].map(u16::to_be_bytes).concat(), EPOCH.to_be_bytes().to_vec(), vec![0; 8]];
+        let session = SessionId::next();
+        self.open(session, peer, false);
+        self.feed(session, &[head.concat(), sets].concat(), 0).expect("a message");
+        self.close(session);
     }
 
     /// A Node's address, as its agent's options data tell it.

@@ -236,3 +236,18 @@ fn a_third_exporter_that_names_nothing_is_counted_and_ignored() {
     assert_eq!((counts.begun, counts.surplus, counts.received), (1, 1, 3));
     assert_eq!(table.page(&Filter::parse("").unwrap(), Cursor::BEGIN, 10).flows[0].head.packet_total, 11);
 }
+
+#[test]
+fn routers_of_one_domain_that_number_flows_themselves_are_two() {
+    let mut table = table();
+    let elements = [(0, 86, 8), (0, 148, 8), (0, 152, 8), (0, 153, 8)];
+    let start = u64::from(EPOCH) * 1000;
+    for (router, flow_id) in [(71, 5), (72, 9)] {
+        let values = [100, flow_id, start, start + 5_000].map(u64::to_be_bytes).concat();
+        table.hear_foreign([192, 0, 2, router].into(), &elements, &values);
+    }
+    let counts = table.counts();
+    assert_eq!((counts.received, counts.begun, counts.restarted, counts.reused), (2, 1, 0, 0));
+    let flow = &table.page(&Filter::parse("").unwrap(), Cursor::BEGIN, 10).flows[0];
+    assert_eq!(flow.head.packet_total, 100, "which both saw");
+}

@@ -50,6 +50,8 @@ pub struct Record {
     pub export_time: u32,
     /// Whether the sender counts since the flow's begin. If not, the totals are zero and only the deltas tell.
     pub has_totals: bool,
+    /// Whether it came by an agent's own template: its domain names a Node, and its flow id is of one connection alone.
+    pub is_agents: bool,
     pub(super) tail: Span,
     pub(super) http: Span,
 }

@@ -118,6 +118,7 @@ impl Rewrite {
             domain: context.header.domain,
             export_time: context.header.export_time,
             has_totals: self.has_totals,
+            is_agents: false,
             tail: Span::scratch(tail_start, scratch),
             http,
         }))
