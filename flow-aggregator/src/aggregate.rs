@@ -222,6 +222,7 @@ impl Aggregate {
             self.v6.configure(settings, now);
         } else {
             self.finish(now);
+            self.cut = self.cut();
             self.v4 = Flows::new(&settings.kept(), &self.tail_hash);
             self.v6 = Flows::new(&settings.kept(), &self.tail_hash);
             self.proxy = settings.proxy;
@@ -318,7 +319,14 @@ impl Aggregate {
 
     /// What happened since the start.
     pub fn counts(&self) -> Counts {
-        Counts { texts_cut: self.cut.texts, objects_cut: self.cut.objects, ..self.counts }
+        let Cut { texts, objects } = self.cut();
+        Counts { texts_cut: texts, objects_cut: objects, ..self.counts }
+    }
+
+    /// What was too long, as it came or as it was to leave.
+    fn cut(&self) -> Cut {
+        let all = [self.cut, self.v4.tails.cut(), self.v6.tails.cut()];
+        Cut { texts: all.iter().map(|cut| cut.texts).sum(), objects: all.iter().map(|cut| cut.objects).sum() }
     }
 
     /// How much there is now.

@@ -39,6 +39,8 @@ pub(super) struct Tails {
     /// Which element is the TCP state: it is the latest record's, not the source's.
     state: Option<usize>,
     scratch: Vec<u8>,
+    /// What was too long in tails as they came.
+    cut: Cut,
 }
 
 /// Which of two tails' values stand where both have one.
@@ -59,11 +61,17 @@ impl Tails {
             hasher,
             state: Tail::FIELDS.iter().position(|field| field.rust_name == "tcp_state"),
             scratch: Vec::new(),
+            cut: Cut::default(),
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// What was cut of tails that were too long for a record, each time one was looked up.
+    pub(super) fn cut(&self) -> Cut {
+        self.cut
     }
 
     pub(super) fn facts(&self, id: TailId) -> Facts {
@@ -107,7 +115,7 @@ impl Tails {
         }
         let Some(tail) = Tail::decode(self.family, bytes) else { return TailId::NONE };
         let mut clean = Vec::with_capacity(bytes.len());
-        tail.encode(self.family, &mut clean, &mut Cut::default());
+        tail.encode(self.family, &mut clean, &mut self.cut);
         // Invalid UTF-8 and overlong lengths make two forms of one tail; the entry is found by the first, shown as the second.
         let entry = Entry { bytes: bytes.into(), hash, users: 1, facts: Facts::of(&tail) };
         let entry = if clean == bytes { entry } else { return self.keep_clean(&clean, entry.facts) };

@@ -4,7 +4,7 @@ use crate::aggregate::{
     Aggregate, Settings,
     testing::{NODE_A, external, over, settings, source},
 };
-use flow_common::record::FlowRecord;
+use flow_common::record::{ANTREA, FlowRecord, TEXT_LIMIT};
 
 fn on_port(mut record: FlowRecord, port: u16) -> FlowRecord {
     record.head.src_port = port;
@@ -82,4 +82,15 @@ fn shorter_timeouts_hold_for_flows_that_are_there() {
     assert_eq!(table.exports(), []);
     table.pass(15, 15);
     assert_eq!(table.exports().len(), 1);
+}
+
+#[test]
+fn strings_that_come_too_long_are_cut_and_counted() {
+    let mut table = Aggregate::new(&settings());
+    let name = [&[255, 8, 0][..], &[b'n'; 2_048]].concat();
+    table.hear_foreign([192, 0, 2, 71].into(), &[(ANTREA, 101, u16::MAX)], &name);
+    let flow = table.exports().remove(0);
+    assert_eq!((flow.tail.src_pod.len(), table.counts().texts_cut), (TEXT_LIMIT, 1));
+    table.configure(&Settings { proxy: true, ..settings() }, 1);
+    assert_eq!(table.counts().texts_cut, 1, "what was counted stays");
 }
