@@ -27,6 +27,9 @@ use std::hash::BuildHasher;
 /// Flows of which the one not heard for longest is taken when the table is full.
 const EVICTION_SAMPLE: usize = 16;
 
+/// Whether a record of this side with these numbers is of the flow.
+type Fits<A> = fn(&Flow<A>, usize, &Numbers) -> bool;
+
 /// All flows of one family.
 #[derive(Debug)]
 pub(super) struct Flows<A> {
@@ -217,33 +220,50 @@ impl<A: Addr> Flows<A> {
                 turn.counts.restarted += 1;
                 self.further(slot, side, item, Some(tail), turn);
             }
+            Relation::Reused if flow.is_partner_out_of_step(side, &item.numbers) => {
+                self.further(slot, side, item, Some(tail), turn);
+            }
             Relation::Reused => {
                 turn.counts.reused += 1;
                 self.close(slot, turn);
                 self.begin(item, tail, turn);
             }
-            Relation::Earlier => match self.resting(item, tail) {
-                Some(number) => self.late(number, item, tail, turn),
-                None => self.alone(item, tail, turn),
-            },
+            Relation::Earlier => {
+                let out_of_step = flow.is_partner_out_of_step(side, &item.numbers);
+                match self.resting(item, tail, Flow::goes_on_with) {
+                    Some(number) => self.late(number, item, tail, turn),
+                    None if out_of_step => self.further(slot, side, item, Some(tail), turn),
+                    None => match self.resting(item, tail, Flow::is_partner_out_of_step) {
+                        Some(number) => self.late(number, item, tail, turn),
+                        None => self.alone(item, tail, turn),
+                    },
+                }
+            }
         }
     }
 
     /// A record of no flow in the table.
     fn unknown(&mut self, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
         let rests = self.tombstones.is_there(&item.key, item.hash);
-        let number = if rests { self.buried(item).or_else(|| self.resting(item, tail)) } else { None };
+        let resting = |fits| self.resting(item, tail, fits);
+        let number = match rests {
+            true => self
+                .buried(item)
+                .or_else(|| resting(Flow::goes_on_with))
+                .or_else(|| resting(Flow::is_partner_out_of_step)),
+            false => None,
+        };
         match number {
             Some(number) => self.late(number, item, tail, turn),
             None => self.begin(item, tail, turn),
         }
     }
 
-    /// The tombstone of the flow that goes on with this record, by its side and times.
-    fn resting(&self, item: &Item<'_, A>, tail: TailId) -> Option<u32> {
+    /// The tombstone of a flow that this record fits by its side and times.
+    fn resting(&self, item: &Item<'_, A>, tail: TailId, fits: Fits<A>) -> Option<u32> {
         let role = self.role(item, tail);
         self.tombstones.matching(&item.key, item.hash, |flow| {
-            flow.side_of(item.exporter, role).is_some_and(|side| flow.goes_on_with(side, &item.numbers))
+            flow.side_of(item.exporter, role).is_some_and(|side| fits(flow, side, &item.numbers))
         })
     }
 

@@ -8,8 +8,11 @@ use super::key::Addr;
 use crate::correlate::Role;
 use flow_common::record::{EndReason, ForwardingStatus};
 
-/// Two Nodes' clocks, and times in whole seconds, may differ by this and still tell of one moment.
+/// Two Nodes' clocks that are in step, and times in whole seconds, may differ by this and still tell of one moment.
 const TOLERANCE: u64 = 1000;
+/// Two Nodes' clocks may differ by this. Connections that follow one another under one key within it are told apart by
+/// [`TOLERANCE`], as long as the clocks are in step.
+const SKEW: u64 = 10_000;
 
 /// How a record of a known side relates to the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +56,20 @@ impl<A: Addr> Flow<A> {
     /// How a record relates to what the flow knows already.
     pub(super) fn relation(&self, side: usize, numbers: &Numbers) -> Relation {
         let known = &self.sides[side];
-        if known.is_known() { known.relation(numbers) } else { self.partner_relation(numbers) }
+        if known.is_known() { known.relation(numbers) } else { self.partner_relation(numbers, TOLERANCE) }
+    }
+
+    /// Whether a half that is the first of its side is of this connection, should its Node's clock be out of step. Only
+    /// for where no other flow is the one by times alone.
+    pub(super) fn is_partner_out_of_step(&self, side: usize, numbers: &Numbers) -> bool {
+        !self.sides[side].is_known() && self.partner_relation(numbers, SKEW) == Relation::Same
     }
 
     /// A half that is the first of its side: the times say whether it is of this connection.
-    fn partner_relation(&self, numbers: &Numbers) -> Relation {
-        if self.has_ended() && numbers.start > self.end().saturating_add(TOLERANCE) {
+    fn partner_relation(&self, numbers: &Numbers, tolerance: u64) -> Relation {
+        if self.has_ended() && numbers.start > self.end().saturating_add(tolerance) {
             Relation::Reused
-        } else if numbers.end.saturating_add(TOLERANCE) < self.start {
+        } else if numbers.end.saturating_add(tolerance) < self.start {
             Relation::Earlier
         } else {
             Relation::Same
@@ -71,7 +80,7 @@ impl<A: Addr> Flow<A> {
     pub(super) fn goes_on_with(&self, side: usize, numbers: &Numbers) -> bool {
         let known = &self.sides[side];
         if !known.is_known() {
-            return self.partner_relation(numbers) == Relation::Same;
+            return self.partner_relation(numbers, TOLERANCE) == Relation::Same;
         }
         if known.flow_id != 0 && numbers.flow_id != 0 {
             return known.flow_id == numbers.flow_id;

@@ -82,6 +82,60 @@ fn an_ended_half_is_joined_by_a_partner_that_comes_minutes_late() {
     assert_eq!((joined.head.packet_total, joined.head.packet_delta), (10, 0));
 }
 
+/// A record of a Node whose clock is so many milliseconds ahead.
+fn ahead(mut record: FlowRecord, milliseconds: u64) -> FlowRecord {
+    record.extended.start_milliseconds += milliseconds;
+    record.extended.end_milliseconds += milliseconds;
+    record
+}
+
+#[test]
+fn nodes_whose_clocks_differ_by_seconds_join_connections_that_are_shorter() {
+    for skew in [0, 1_500, 8_000] {
+        let halves =
+            [[source(0, 10), ahead(destination(0, 10), skew)], [ahead(source(0, 10), skew), destination(0, 10)]];
+        for [src, dst] in halves {
+            let [src, dst] = [(NODE_A, over(src)), (NODE_B, over(dst))];
+            for order in [[src.clone(), dst.clone()], [dst, src]] {
+                let mut table = table();
+                for (node, half) in order {
+                    table.hear(node, &[half], 0);
+                }
+                let flow = only(&mut table);
+                assert_eq!((flow.tail.src_pod.as_str(), flow.tail.dst_pod.as_str()), ("client", "server"), "{skew}");
+                assert_eq!((table.counts().begun, table.counts().reused), (1, 0), "{skew}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_partner_that_comes_late_and_by_another_clock_finds_the_tombstone() {
+    let mut table = table();
+    table.hear(NODE_A, &[over(source(0, 10))], 0);
+    table.pass(1, 60);
+    assert_eq!((table.exports().len(), table.counts().uncorrelated), (1, 1));
+    table.hear(NODE_B, &[ahead(over(destination(0, 10)), 4_000)], 60);
+    assert_eq!(only(&mut table).tail.src_pod, "client");
+}
+
+#[test]
+fn connections_that_follow_at_once_under_one_key_are_told_apart_by_clocks_in_step() {
+    let next = |mut record: FlowRecord| {
+        record.extended.flow_id += 1;
+        ahead(record, 3_000)
+    };
+    let [src, dst] = [over(source(0, 10)), over(destination(0, 10))];
+    let mut table = table();
+    // The destination's agent was away for a moment.
+    table.hear(NODE_A, &[src.clone(), next(src)], 0);
+    assert_eq!(only(&mut table).extended.flow_id, 0xaaaa, "as it is");
+    table.hear(NODE_B, &[dst.clone(), next(dst)], 1);
+    let joined: Vec<_> =
+        table.exports().iter().map(|flow| (flow.extended.flow_id, flow.tail.dst_pod.clone())).collect();
+    assert_eq!(joined, [(0xaaaa, "server".to_owned()), (0xaaab, "server".to_owned())]);
+}
+
 /// A client outside, a NodePort on node A, a Pod on node B: node B sees node A's address.
 fn masqueraded() -> [FlowRecord; 2] {
     let mut outer = source(5, 10);
