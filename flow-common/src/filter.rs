@@ -109,6 +109,11 @@ impl Filter {
         Ok(Self { expression: parser::parse(text)? })
     }
 
+    /// One that holds where all of these do. It may be longer than one that is written.
+    pub fn all(filters: impl IntoIterator<Item = Filter>) -> Self {
+        Self { expression: Expression::all(filters.into_iter().map(|filter| filter.expression).collect()) }
+    }
+
     /// Whether it holds for `subject`.
     pub fn matches(&self, subject: &impl Subject) -> bool {
         evaluate::holds(&self.expression, subject)

@@ -42,7 +42,7 @@ pub(super) struct BadParameter {
 
 impl Ask {
     pub(super) fn of(parameters: &[(String, String)]) -> Result<Ask, BadParameter> {
-        let mut terms = Vec::new();
+        let mut terms: Vec<Filter> = Vec::new();
         let mut ask = Ask { filter: parse("")?, form: Form::Records, from: Cursor::BEGIN, limit: LIMIT, follow: false };
         for (at, (parameter, value)) in parameters.iter().enumerate() {
             let bad = |reason: String| BadParameter { parameter: parameter.clone(), reason, span: None };
@@ -54,25 +54,18 @@ impl Ask {
                 "srcip" | "dstip" | "srcport" | "dstport" | "proto" if value.is_empty() => {}
                 "srcip" | "dstip" => {
                     let addr: IpAddr = value.parse().map_err(|_| bad(format!("\"{value}\" is no IP address")))?;
-                    terms.push(format!("{}.ip = {addr}", &parameter[..3]));
+                    terms.push(parse(&format!("{}.ip = {addr}", &parameter[..3]))?);
                 }
                 "srcport" | "dstport" => {
                     let port: u16 = value.parse().map_err(|_| bad(format!("\"{value}\" is no port")))?;
-                    terms.push(format!("{}.port = {port}", &parameter[..3]));
+                    terms.push(parse(&format!("{}.port = {port}", &parameter[..3]))?);
                 }
                 "proto" => {
                     let word = !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-                    if !word || Filter::parse(&format!("proto = {value}")).is_err() {
-                        return Err(bad(format!("\"{value}\" is no protocol")));
-                    }
-                    terms.push(format!("proto = {value}"));
+                    let filter = Filter::parse(&format!("proto = {value}")).ok().filter(|_| word);
+                    terms.push(filter.ok_or_else(|| bad(format!("\"{value}\" is no protocol")))?);
                 }
-                "filter" => {
-                    parse(value)?;
-                    if !value.trim().is_empty() {
-                        terms.push(format!("({value})"));
-                    }
-                }
+                "filter" => terms.push(parse(value)?),
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=MOST).contains(limit));
                     ask.limit = limit.ok_or_else(|| bad(format!("a number from 1 to {MOST} is wanted")))?;
@@ -92,7 +85,7 @@ impl Ask {
                 }
             }
         }
-        ask.filter = parse(&terms.join(" and "))?;
+        ask.filter = Filter::all(terms);
         Ok(ask)
     }
 }
@@ -127,6 +120,17 @@ mod tests {
         let filter = ask(&all).unwrap().filter.to_string();
         insta::assert_snapshot!(filter);
         assert_eq!(ask(&[]).unwrap().filter.to_string(), "");
+    }
+
+    #[test]
+    fn a_filter_may_be_as_long_and_deep_as_the_language_allows() {
+        use flow_common::filter::{MAX_BYTES, MAX_DEPTH};
+        let deep = format!("{}ns = shop{}", "(".repeat(MAX_DEPTH), ")".repeat(MAX_DEPTH));
+        let long = format!("ns = {}", "x".repeat(MAX_BYTES - 5));
+        for filter in [deep, long] {
+            let asked = ask(&[("filter", &filter), ("srcip", "10.0.1.5")]).unwrap().filter.to_string();
+            assert!(asked.ends_with(" and src.ip = 10.0.1.5"), "{asked}");
+        }
     }
 
     #[test]
