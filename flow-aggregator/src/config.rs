@@ -151,7 +151,7 @@ settings! {
         "clickHouse.commitInterval" => clickhouse_interval: Duration = Duration::from_secs(8),
         /// Rows that wait while the server is away or slow. Beyond it the oldest are dropped and counted.
         "clickHouse.queue" => clickhouse_queue: u32 = 524_288,
-        /// Rows older than this are deleted; `0s`: never.
+        /// Rows older than this are deleted; `0s`: never. Up to 219000h (25 years).
         "clickHouse.ttl" => clickhouse_ttl: Duration = Duration::from_secs(12 * 3_600),
         /// Above this size of table and views on the server's disk the oldest partitions (hours or days) are dropped.
         "clickHouse.retention.maxBytes" => clickhouse_max_bytes: Option<Size> = None,

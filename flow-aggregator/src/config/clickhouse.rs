@@ -33,6 +33,8 @@ const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Shorter lives than this end before a commit is merged once.
 const LEAST_TTL: Duration = Duration::from_secs(60);
+/// ClickHouse adds it to a time of 32 bits, which end in 2106: what goes beyond begins again in 1970, and deletes every row.
+const LONGEST_TTL: Duration = Duration::from_secs(219_000 * 3_600);
 
 impl Database {
     /// Where Antrea's flow visibility has it.
@@ -143,6 +145,9 @@ pub(super) fn settle(config: &Config, document: &mut Document) {
     if !config.clickhouse_ttl.is_zero() && config.clickhouse_ttl < LEAST_TTL {
         document.refuse("clickHouse.ttl", Unfit::new("must be at least 1m, or 0s for ever"));
     }
+    if config.clickhouse_ttl > LONGEST_TTL {
+        document.refuse("clickHouse.ttl", Unfit::new("must be at most 219000h (25 years), or 0s for ever"));
+    }
     if config.clickhouse_queue == 0 {
         document.refuse("clickHouse.queue", Unfit::new("must be at least 1"));
     }
@@ -207,6 +212,19 @@ mod tests {
         let text = "aggregatorTransportProtocol: tcp\nmode: Proxy\nclickHouse: {enable: true}\n";
         let said = super::super::read("flow-aggregator.conf", text).unwrap_err().to_string();
         assert_snapshot!(said, @"flow-aggregator.conf:3: clickHouse.enable: cannot be true in mode Proxy: the tables are of joined flows");
+    }
+
+    #[test]
+    fn a_life_beyond_what_the_server_can_add_to_a_time_is_refused() {
+        let read = |ttl: &str| {
+            let text = format!("aggregatorTransportProtocol: tcp\nclickHouse: {{ttl: {ttl}}}\n");
+            super::super::read("flow-aggregator.conf", &text).map_err(|problems| problems.to_string())
+        };
+        assert!(read("219000h").is_ok());
+        assert_snapshot!(
+            read("876000h").unwrap_err(),
+            @"flow-aggregator.conf:2: clickHouse.ttl: must be at most 219000h (25 years), or 0s for ever"
+        );
     }
 
     #[test]
