@@ -22,7 +22,8 @@ const LIKE: usize = 256 * 1024;
 pub struct Batch {
     proxied: bool,
     bytes: Vec<u8>,
-    records: Vec<(Family, u32)>,
+    /// Of each its family and where it ends: a batch of a whole table may be beyond what 32 bits say.
+    records: Vec<(Family, usize)>,
 }
 
 /// One flow of a [`Batch`].
@@ -71,8 +72,8 @@ impl Batch {
     pub fn iter(&self) -> impl Iterator<Item = Joined<'_>> {
         let mut begin = 0;
         self.records.iter().map(move |&(family, end)| {
-            let bytes = self.bytes.get(begin..end as usize).unwrap_or_default();
-            begin = end as usize;
+            let bytes = self.bytes.get(begin..end).unwrap_or_default();
+            begin = end;
             Joined { family, proxied: self.proxied, bytes }
         })
     }
@@ -86,7 +87,7 @@ impl Batch {
 
     pub(super) fn push<A: Addr>(&mut self, flow: &Flow<A>, tails: &Tails, cluster: &Cluster, cut: &mut Cut) {
         record(&mut self.bytes, flow, tails, cluster, cut);
-        self.records.push((A::FAMILY, self.bytes.len() as u32));
+        self.records.push((A::FAMILY, self.bytes.len()));
     }
 
     /// A record as it came, but for its names, with whom it came from. Not beside joined ones.
@@ -105,7 +106,7 @@ impl Batch {
         origin.encode(family, &mut self.bytes);
         Labels::encode_texts(labels, &mut self.bytes, cut);
         extended.encode(family, &mut self.bytes);
-        self.records.push((family, self.bytes.len() as u32));
+        self.records.push((family, self.bytes.len()));
     }
 }
 
