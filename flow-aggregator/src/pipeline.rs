@@ -116,7 +116,7 @@ impl Pipeline {
         let (orders, to_table) = mpsc::channel(ORDERS);
         let (output, messages) = mpsc::channel(BUFFERS);
         let inputs = Inputs { messages, orders: to_table, questions };
-        let joining = tokio::spawn(Join::new(first, metrics.table.clone()).run(inputs));
+        let mut joining = tokio::spawn(Join::new(first, metrics.table.clone()).run(inputs));
         let (served, serving) = Shutdown::new();
         let api = api.map(|api| tokio::spawn(api.run(serving.clone())));
         let admin = admin.map(|admin| tokio::spawn(admin.run(serving)));
@@ -125,15 +125,20 @@ impl Pipeline {
 
         let mut conductor = Conductor { running: config, outlets, orders, limits, token_file, level };
         let collector = Collector { output, limits: limited, metrics: metrics.collector.clone() };
-        tokio::select! {
-            () = collector.run(listener, shutdown) => {}
-            () = conductor.conduct(file, &metrics) => {}
-        }
+        let table = tokio::select! {
+            () = collector.run(listener, shutdown) => None,
+            () = conductor.conduct(file, &metrics) => None,
+            // Only if it failed: what is received from here on would be acknowledged and gone.
+            ended = &mut joining => Some(ended),
+        };
 
         collecting.fails("the process ends");
         let Conductor { outlets, orders, .. } = conductor;
         drop(orders);
-        joining.await.context("the table's task failed")?;
+        let table = match table {
+            Some(ended) => ended,
+            None => joining.await,
+        };
         outlets.finish().await?;
         served.request();
         if let Some(api) = api {
@@ -142,7 +147,7 @@ impl Pipeline {
         if let Some(admin) = admin {
             admin.await.context("the admin port's task failed")?;
         }
-        Ok(())
+        table.context("the table's task failed")
     }
 }
 
