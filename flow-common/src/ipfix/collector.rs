@@ -241,7 +241,7 @@ impl Session {
         }
         let Session { limits, hash, domains, kept, counters } = self;
         let domain = domains.entry(header.domain).or_default();
-        let records_before = counters.data_records();
+        let (records_before, missing_before) = (counters.data_records(), counters.missing_templates);
         while !from.is_empty() {
             let left = from.len();
             let (Some(id), Some(length)) = (from.u16(), from.u16()) else { return Err(MessageError::SetHeader(left)) };
@@ -260,7 +260,8 @@ impl Session {
             }
         }
         let records = counters.data_records() - records_before;
-        let place = Place { sequence: header.sequence, records, now, by_datagram: limits.by_datagram() };
+        let uncounted = counters.missing_templates != missing_before;
+        let place = Place { sequence: header.sequence, records, uncounted, now, by_datagram: limits.by_datagram() };
         match domain.sequence.end(place, counters) {
             0 => {}
             lost => batch.lost.push((header.domain, lost)),

@@ -133,6 +133,18 @@ fn a_missing_template_spoils_nothing_else() {
 }
 
 #[test]
+fn a_malformed_datagram_leaves_what_follows_it_counted() {
+    let (mut session, mut batch) = (datagrams(), Batch::new(8));
+    let mut decode = |bytes: &[u8], second| session.decode_datagram(bytes, 0..bytes.len(), NOW + second, &mut batch);
+    assert_eq!(decode(&message(0, &[flow_template(), set(256, &flow(1))]), 0), Ok(()));
+    // Its template is missing, and then it ends in the middle of a set.
+    assert!(decode(&message(1, &[set(999, &[1; 40]), vec![1, 0, 0]]), 1).is_err());
+    assert_eq!(decode(&message(1, &[set(256, &flow(2))]), 2), Ok(()));
+    assert_eq!(decode(&message(12, &[set(256, &flow(3))]), 3), Ok(()));
+    assert_eq!(session.finish().1, [(1, 10)]);
+}
+
+#[test]
 fn a_template_sent_again_may_be_another() {
     let mut session = stream();
     assert_eq!(packets(&mut session, &message(0, &[flow_template(), set(256, &flow(1))])), [1]);

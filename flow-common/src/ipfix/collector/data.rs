@@ -31,7 +31,6 @@ impl Set<'_> {
     ) -> Result<(), MessageError> {
         let Some(template) = domain.templates.find(self.id, now, limits) else {
             counters.missing_templates += 1;
-            domain.sequence.uncounted();
             return Ok(());
         };
         match &template.plan {

@@ -23,8 +23,6 @@ pub(super) struct Sequence {
     /// Above 0 where the exporter's numbers count a message's own records in, unlike the RFC's: go-ipfix's do, and so
     /// do those of Antrea's agents. Each message that fits one way alone moves it.
     inclusive: i8,
-    /// Whether the message at hand holds data that cannot be counted.
-    uncounted: bool,
     /// Oldest first.
     gaps: VecDeque<Gap>,
     /// Where the message ended that came last of those that are behind and fill no gap.
@@ -53,6 +51,8 @@ pub(super) struct Place {
     pub(super) sequence: u32,
     /// Data records in it.
     pub(super) records: u64,
+    /// It holds further ones whose number nobody knows, because their template is missing.
+    pub(super) uncounted: bool,
     /// When it came, in seconds.
     pub(super) now: u32,
     /// Datagrams may come late.
@@ -60,14 +60,9 @@ pub(super) struct Place {
 }
 
 impl Sequence {
-    /// The message at hand holds records whose number nobody knows, because their template is missing.
-    pub(super) fn uncounted(&mut self) {
-        self.uncounted = true;
-    }
-
     /// A whole message came. Gives how many records are known to be lost since the message before.
     pub(super) fn end(&mut self, place: Place, counters: &mut Counters) -> u32 {
-        let Place { sequence, now, by_datagram, .. } = place;
+        let Place { sequence, uncounted, now, by_datagram, .. } = place;
         // A message has no room for more.
         let records = u32::try_from(place.records).unwrap_or(u32::MAX);
         let mut lost = self.settle(Some(now));
@@ -78,7 +73,7 @@ impl Sequence {
         if !by_datagram {
             lost = lost.saturating_add(self.settle(None));
         }
-        if std::mem::take(&mut self.uncounted) {
+        if uncounted {
             self.last = None;
         } else if advances {
             self.last = Some(Last { sequence, records });
