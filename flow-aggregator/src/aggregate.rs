@@ -352,7 +352,7 @@ impl Aggregate {
     /// Applies what was decoded of one buffer.
     fn work(&mut self, peer: IpAddr, decoded: &collector::Batch, buffer: &[u8], now: u32) {
         for (domain, accounting) in decoded.accounting() {
-            self.account(Source { addr: peer, domain: *domain }, accounting);
+            self.account(Source { addr: peer, domain: *domain }, accounting, now);
         }
         for (domain, records) in decoded.lost() {
             self.losses.add(Source { addr: peer, domain: *domain }, *records);
@@ -385,11 +385,11 @@ impl Aggregate {
         self.counts.exported += (batch.len() - before) as u64;
     }
 
-    fn account(&mut self, source: Source, accounting: &Accounting) {
+    fn account(&mut self, source: Source, accounting: &Accounting, now: u32) {
         let kept = match accounting {
             // Only agents send these, and an agent is known by its domain.
             Accounting::Addr(addr) => self.cluster.nodes.report(addr.addr, agent(source.domain)),
-            accounting => self.accounts.take(source.domain, accounting),
+            accounting => self.accounts.take(source.domain, accounting, now),
         };
         self.counts.accounting_refused += u64::from(!kept);
     }

@@ -85,7 +85,7 @@ impl Aggregate {
     /// A Node's address, as its agent's options data tell it.
     pub(crate) fn report_node_addr(&mut self, source: Source, addr: IpAddr) {
         let addr = NodeAddr { addr, ..NodeAddr::default() };
-        self.account(source, &Accounting::Addr(addr));
+        self.account(source, &Accounting::Addr(addr), 0);
     }
 
     /// What was exported since the last call.
