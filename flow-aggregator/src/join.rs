@@ -1,16 +1,16 @@
 //! The task that owns the table of connections.
 //!
 //! Takes the collector's messages, new settings, the API's questions and, where a folder of objects is configured, its
-//! changes; gives batches of joined flows to every sink's queue. A question takes a few milliseconds at most. It reads
+//! changes; gives batches of joined flows to every sink's queue. A question takes a moment, whatever filter is behind it. It reads
 //! the clock for the table, once a turn, and never waits for a sink.
 
 use crate::{
-    aggregate::{Aggregate, Amount, Batch, Cursor, Page, Settings, Source},
+    aggregate::{Aggregate, Amount, Batch, Cursor, Piece, Settings, Source},
     input::{Input, SessionId},
     metrics::TableMetrics,
     outlets::Outlet,
 };
-use flow_common::{filter::Filter, ipfix::message::MessageError, k8s::Look, time::Timestamp};
+use flow_common::{ipfix::message::MessageError, k8s::Look, time::Timestamp};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -46,15 +46,11 @@ pub struct Inputs {
 #[derive(Debug)]
 pub enum Question {
     /// Some flows, from a place on.
-    Page {
-        /// Which.
-        filter: Arc<Filter>,
+    Piece {
         /// Where to begin.
         from: Cursor,
-        /// How many at most.
-        max: usize,
         /// To whom.
-        answer: oneshot::Sender<Page>,
+        answer: oneshot::Sender<Piece>,
     },
     /// Every batch from now on.
     Follow(oneshot::Sender<broadcast::Receiver<Arc<Batch>>>),
@@ -224,7 +220,7 @@ impl Join {
     /// Nobody may wait for the answer any more.
     fn answer(&self, question: Question) {
         match question {
-            Question::Page { filter, from, max, answer } => drop(answer.send(self.aggregate.page(&filter, from, max))),
+            Question::Piece { from, answer } => drop(answer.send(self.aggregate.piece(from))),
             Question::Follow(answer) => drop(answer.send(self.followers.subscribe())),
             Question::Figures(answer) => {
                 let counts = self.aggregate.counts();

@@ -78,13 +78,6 @@ impl Batch {
         })
     }
 
-    /// Without its flows, as if it were new, but for its room.
-    pub(super) fn clear(&mut self) {
-        self.proxied = false;
-        self.bytes.clear();
-        self.records.clear();
-    }
-
     pub(super) fn push<A: Addr>(&mut self, flow: &Flow<A>, tails: &Tails, cluster: &Cluster, cut: &mut Cut) {
         record(&mut self.bytes, flow, tails, cluster, cut);
         self.records.push((A::FAMILY, self.bytes.len()));

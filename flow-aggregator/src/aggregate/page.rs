@@ -1,6 +1,12 @@
 //! A part of the table as it is read by pieces. Plain values: where a reader is, and what it got.
+//!
+//! The table gives [`Piece`]s; which flows of one are wanted is the reader's to find out, as a filter may take its time.
 
-use flow_common::record::{AggregatedFlow, Family};
+use super::encode::Batch;
+use flow_common::{
+    filter::{Filter, FlowView},
+    record::{AggregatedFlow, Family},
+};
 use std::{fmt, str::FromStr};
 
 /// Where to go on reading; readers carry it from page to page.
@@ -8,6 +14,16 @@ use std::{fmt, str::FromStr};
 pub struct Cursor {
     pub(super) family: Family,
     pub(super) slot: u32,
+}
+
+/// Flows that stand together in the table, as they would be exported now.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    pub(super) flows: Batch,
+    /// Where each of them is.
+    pub(super) places: Vec<Cursor>,
+    /// Where the next piece begins; `None` at the end.
+    pub(super) next: Option<Cursor>,
 }
 
 /// Some flows of the table.
@@ -23,6 +39,20 @@ pub struct Page {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this is no place in the table: take it from the answer before, or leave it out")]
 pub struct NoCursor;
+
+impl Piece {
+    /// The flows that the filter accepts, at most `max`.
+    pub fn select(&self, filter: &Filter, max: usize) -> Page {
+        let mut flows = Vec::new();
+        for (joined, place) in self.flows.iter().zip(&self.places) {
+            if flows.len() >= max {
+                return Page { flows, next: Some(*place) };
+            }
+            flows.extend(joined.decode().filter(|flow| filter.matches(&FlowView::from(flow))));
+        }
+        Page { flows, next: self.next }
+    }
+}
 
 impl Cursor {
     /// Where everything is yet to be read.

@@ -1,7 +1,8 @@
 //! Records and tables for tests: what an agent would send, applied directly.
 
-use super::{Aggregate, Batch, Group, Settings, Source, flow::Told, item::Names};
+use super::{Aggregate, Batch, Cursor, Group, Page, Settings, Source, flow::Told, item::Names};
 use crate::input::SessionId;
+use flow_common::filter::Filter;
 use flow_common::ipfix::accounting::Accounting;
 use flow_common::record::{
     AggregatedFlow, Cut, EndReason, Extended, FlowRecord, FlowType, ForwardingStatus, Head, NodeAddr, Tail, TcpState,
@@ -91,6 +92,11 @@ impl Aggregate {
     /// What was exported since the last call.
     pub(crate) fn exports(&mut self) -> Vec<AggregatedFlow> {
         self.take_batch().iter().map(|joined| joined.decode().expect("what is exported can be read")).collect()
+    }
+
+    /// The flows of the piece from there on that the filter accepts, at most `max`.
+    pub(crate) fn page(&self, filter: &Filter, from: Cursor, max: usize) -> Page {
+        self.piece(from).select(filter, max)
     }
 
     /// Passes the time second by second.

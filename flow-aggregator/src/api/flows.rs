@@ -1,14 +1,15 @@
 //! `/flowrecords`: the table's flows in pages, or records as they are exported.
 //!
-//! Takes what is asked; gives the body piece by piece. The table's task is asked for one page at a time, so that it has
-//! its other work between two of them, and no more than a page waits for a slow client.
+//! Takes what is asked; gives the body piece by piece. The table's task is asked for one piece at a time, so that it has
+//! its other work between two of them, and no more than a piece waits for a slow client. Filters are tried beside the
+//! runtime's threads: one may hold many regular expressions, each as large as is allowed, and keeps nobody else waiting.
 
 use super::{
     Desk,
     query::{Ask, Form},
 };
 use crate::{
-    aggregate::{Batch, Cursor, Page},
+    aggregate::{Batch, Cursor, Page, Piece},
     join::Question,
 };
 use axum::body::{Body, Bytes};
@@ -27,10 +28,11 @@ use std::{
 };
 use tokio::{
     sync::{broadcast, oneshot},
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 
-/// Flows of one piece of an answer.
+/// Records of one piece of what is followed.
 const PIECE: usize = 256;
 /// A follower whose connection is gone is noticed when an empty line cannot be sent.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
@@ -94,15 +96,22 @@ impl Listing {
 
     async fn page(&self, from: Cursor) -> io::Result<Page> {
         let (answer, given) = oneshot::channel();
-        let max = self.left.min(PIECE);
-        self.desk.ask(Question::Page { filter: self.filter.clone(), from, max, answer }, given).await
+        let piece: Piece = self.desk.ask(Question::Piece { from, answer }, given).await?;
+        let (filter, left) = (self.filter.clone(), self.left);
+        Ok(spawn_blocking(move || piece.select(&filter, left)).await?)
     }
+}
+
+/// Which records are wanted, and how they are told.
+struct Wanted {
+    filter: Filter,
+    form: Form,
 }
 
 /// Records as they are exported, with the batch that is being told of.
 struct Following {
     batches: broadcast::Receiver<Arc<Batch>>,
-    ask: Ask,
+    wanted: Arc<Wanted>,
     skipped: Counter,
     /// It, and how many of its records are done with.
     batch: Option<(Arc<Batch>, usize)>,
@@ -113,50 +122,54 @@ pub(super) async fn follow(desk: Desk, ask: Ask) -> io::Result<Body> {
     let (answer, given) = oneshot::channel();
     let batches = desk.ask(Question::Follow(answer), given).await?;
     let skipped = desk.metrics.api.skipped.clone();
-    let following = Following { batches, ask, skipped, batch: None };
+    let wanted = Arc::new(Wanted { filter: ask.filter, form: ask.form });
+    let following = Following { batches, wanted, skipped, batch: None };
     Ok(Body::from_stream(unfold(following, |mut following| async {
-        let piece = following.piece().await?;
-        Some((Ok::<_, io::Error>(piece), following))
+        let piece = following.piece().await.transpose()?;
+        Some((piece, following))
     })))
 }
 
 impl Following {
     /// `None` at the end of the process.
-    async fn piece(&mut self) -> Option<Bytes> {
+    async fn piece(&mut self) -> io::Result<Option<Bytes>> {
         let due = Instant::now() + SIGN_OF_LIFE;
         loop {
             let Some((batch, done)) = self.batch.take() else {
                 // Also where batches come without a pause, and nothing in them is wanted.
                 let received =
                     if Instant::now() < due { timeout_at(due, self.batches.recv()).await.ok() } else { None };
-                let Some(received) = received else { return Some(Bytes::from_static(b"\n")) };
+                let Some(received) = received else { return Ok(Some(Bytes::from_static(b"\n"))) };
                 match received {
                     Ok(batch) => self.batch = Some((batch, 0)),
                     Err(broadcast::error::RecvError::Lagged(count)) => {
                         self.skipped.inc_by(count);
-                        return Some(format!("{{\"skippedBatches\":{count}}}\n").into());
+                        return Ok(Some(format!("{{\"skippedBatches\":{count}}}\n").into()));
                     }
-                    Err(broadcast::error::RecvError::Closed) => return None,
+                    Err(broadcast::error::RecvError::Closed) => return Ok(None),
                 }
                 continue;
             };
-            let lines = self.lines(&batch, done);
+            let (wanted, told) = (self.wanted.clone(), batch.clone());
+            let lines = spawn_blocking(move || wanted.lines(&told, done)).await?;
             self.batch = Some((batch, done + PIECE)).filter(|(batch, done)| *done < batch.len());
             if !lines.is_empty() {
-                return Some(lines.into());
+                return Ok(Some(lines.into()));
             }
         }
     }
+}
 
+impl Wanted {
     fn lines(&self, batch: &Batch, from: usize) -> Vec<u8> {
         let (mut out, now) = (Vec::new(), Timestamp::from(SystemTime::now()));
         for joined in batch.iter().skip(from).take(PIECE) {
-            let wanted = |flow: &AggregatedFlow| self.ask.filter.matches(&FlowView::from(flow));
+            let wanted = |flow: &AggregatedFlow| self.filter.matches(&FlowView::from(flow));
             let Some(flow) = joined.decode().filter(wanted) else { continue };
-            match self.ask.form {
+            match self.form {
                 // What is not joined has other elements than a joined flow.
                 Form::Records => drop(joined.json(true, now, &mut out)),
-                Form::Rows => write(&flow, self.ask.form, now, &mut out),
+                Form::Rows => write(&flow, self.form, now, &mut out),
             }
         }
         out
@@ -189,11 +202,11 @@ mod tests {
                 sleep(Duration::from_secs(1)).await;
             }
         });
-        let ask = Ask::of(&[("filter".to_owned(), "src.port = 7".to_owned())]).unwrap();
-        let mut following = Following { batches, ask, skipped: Counter::default(), batch: None };
+        let wanted = Arc::new(Wanted { filter: Filter::parse("src.port = 7").unwrap(), form: Form::Rows });
+        let mut following = Following { batches, wanted, skipped: Counter::default(), batch: None };
         let begin = Instant::now();
         for signs in 1..=3 {
-            assert_eq!(following.piece().await.as_deref(), Some(&b"\n"[..]));
+            assert_eq!(following.piece().await.unwrap().as_deref(), Some(&b"\n"[..]));
             assert_eq!(begin.elapsed(), SIGN_OF_LIFE * signs);
         }
     }

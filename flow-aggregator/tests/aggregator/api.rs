@@ -215,6 +215,37 @@ async fn a_client_that_does_not_read_does_not_stall_the_table() {
     assert!(api.aggregator.stop().success(), "nor the end of the process");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_takes_its_time_takes_none_of_the_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut api = Api::start(dir.path(), "").await;
+    let with_long_names = |port: u16| {
+        let mut flow = live(port);
+        let mut bits = u64::from(port);
+        let letter = |_| {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            if bits >> 63 == 0 { 'a' } else { 'b' }
+        };
+        flow.tail.src_pod = (0..253).map(letter).collect();
+        flow
+    };
+    api.agent.send(&(1..=200).map(with_long_names).collect::<Vec<_>>()).await;
+    api.aggregator.until("flows", 200);
+    // Each of these regular expressions is as large as may be, and takes a name milliseconds.
+    let costly = ["pod%20~%20%22(a%7Cb%7Cab)%7B1,300%7D9%22"; 12].join("%20or%20");
+    let mut asking = api.connect().await;
+    let request = format!("GET /flowrecords?filter={costly} HTTP/1.1\r\nHost: x\r\n{}\r\n", api.bearer());
+    asking.write_all(request.as_bytes()).await.unwrap();
+    // The head comes when the filter was read; the first flows are being tried then.
+    assert_ne!(asking.read(&mut [0; 1_024]).await.unwrap(), 0);
+    let begin = std::time::Instant::now();
+    let (status, _) = api.ask("GET /recordmetrics", &api.bearer(), "").await;
+    let waited = begin.elapsed();
+    assert_eq!(status, 200, "after {waited:?}");
+    assert!(timeout(Duration::ZERO, asking.read(&mut [0; 4])).await.is_err(), "the filter was done before: {waited:?}");
+    assert!(api.aggregator.stop().success());
+}
+
 fn is_chunk_length(piece: &str) -> bool {
     piece.len() < 8 && piece.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
