@@ -7,7 +7,7 @@ use super::{
     Counts, Settings,
     cluster::{Cluster, Ends},
     encode::Batch,
-    flow::{Exporter, Flow, Numbers, Side, Told},
+    flow::{Exporter, Flow, Numbers, Side, Told, larger},
     item::{Item, Names, take},
     key::{Addr, Key},
     rules::{Outcome, Relation},
@@ -284,6 +284,9 @@ impl<A: Addr> Flows<A> {
             turn.counts.surplus += 1;
             return;
         };
+        if self.rejoin(number, &flow, side, item, tail, turn) {
+            return;
+        }
         flow.heard = turn.now;
         let fresh = !flow.sides[side].is_known();
         if take(&mut flow, side, item, Some(tail), &mut self.tails) == Outcome::Repeated {
@@ -301,6 +304,36 @@ impl<A: Addr> Flows<A> {
         self.judge(slot, side, fresh, turn);
         self.index.insert(item.hash, slot);
         self.schedule(slot, turn.now);
+    }
+
+    /// Whether a half that was buried alone goes on in a flow that the other half began meanwhile, as after a denied
+    /// attempt whose success the destination's Node told first. What was exported of it is not exported again.
+    fn rejoin(
+        &mut self,
+        number: u32,
+        buried: &Flow<A>,
+        side: usize,
+        item: &Item<'_, A>,
+        tail: TailId,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let alone = !buried.sides[1 - side].is_known() && buried.rare.is_none();
+        let role = self.role(item, tail);
+        let lacks = |slot: u32| {
+            let flow = self.slab.at(slot)?;
+            let place = flow.side_of(item.exporter, role).filter(|place| !flow.sides[*place].is_known())?;
+            (flow.relation(place, &item.numbers) == Relation::Same).then_some((slot, place))
+        };
+        let news = alone && buried.adds(side, &item.numbers);
+        let Some((slot, place)) = self.find(item).filter(|_| news).and_then(lacks) else { return false };
+        self.tombstones.revive(number);
+        self.further(slot, place, item, Some(tail), turn);
+        if let Some(flow) = self.slab.at_mut(slot) {
+            flow.sides[place].last = larger(flow.sides[place].last, buried.sides[side].last);
+        }
+        buried.sides.iter().for_each(|side| self.tails.release(side.tail));
+        turn.counts.revived += 1;
+        true
     }
 
     /// A record of an earlier connection that left no tombstone, under the key of a later one: exported as it is.

@@ -229,6 +229,23 @@ fn a_denied_attempt_goes_out_alone_and_a_later_success_replaces_it() {
 }
 
 #[test]
+fn a_late_success_of_a_denied_connection_joins_the_half_that_came_before_it() {
+    let mut table = table();
+    table.hear(NODE_A, &[denied(source(1, 2), ForwardingStatus::Dropped)], 0);
+    assert_eq!(only(&mut table).extended.forwarding_status, ForwardingStatus::Dropped);
+    // What the destination's Node sees begins with the attempt that came through, long after the one that did not.
+    table.hear(NODE_B, &[ahead(destination(1, 8), 31_000)], 32);
+    assert_eq!(table.exports(), []);
+    let success = since(source(32, 10), 8);
+    table.hear(NODE_A, &[success.clone(), success], 32);
+    let flow = only(&mut table);
+    assert_eq!((flow.tail.src_pod.as_str(), flow.tail.dst_pod.as_str()), ("client", "server"));
+    assert_eq!((flow.extended.flow_id, flow.extended.forwarding_status), (0xaaaa, ForwardingStatus::Forwarded));
+    assert_eq!((flow.head.packet_total, flow.head.packet_delta), (10, 8), "the attempt was exported before");
+    assert_eq!((table.counts().repeated, table.counts().uncorrelated), (1, 0));
+}
+
+#[test]
 fn a_denied_attempt_that_arrives_after_the_success_changes_nothing() {
     let mut table = table();
     table.hear(NODE_A, &[source(9, 10)], 9);
