@@ -3,7 +3,7 @@
 //! Takes link events and map contents, gives [`abi::Event`]s, sweeps and counters as plain values. Every call is synchronous
 //! and short. Joins, names and exports nothing: that is the table's and the enricher's part.
 
-use flow_common::abi::{Count, Event, Flow, HookCounters, Key4, Key6};
+use flow_common::abi::{self, Count, Event, Flow, HookCounters, Key4, Key6};
 use flows::Sweep;
 use interfaces::Interfaces;
 use links::Links;
@@ -194,8 +194,8 @@ impl Clock {
 
     /// Of a [`flow_common::abi::Direction::last`]: the tick's beginning.
     pub fn jiffies_to_wall_ns(&self, jiffies: u32) -> u64 {
-        let since = i64::from(jiffies.wrapping_sub(self.jiffies).cast_signed()) * self.jiffy_ns.cast_signed();
-        self.wall_ns.saturating_add_signed(since)
+        let since = abi::ticks_since(jiffies, self.jiffies) * self.jiffy_ns.cast_signed();
+        self.wall_ns.saturating_add_signed(-since)
     }
 
     /// Of a [`Flow::first_ns`].

@@ -342,6 +342,17 @@ pub const SLOTS: u32 = 1 << 16;
 /// How long an owner may be silent before another point takes over, and a map entry must be quiet before it is deleted.
 pub const SILENCE_MS: u32 = 2_000;
 
+/// Ticks that a low half is taken to be ahead of the clock, rather than nearly a whole round behind: the clock is read first, and packets
+/// come before the other is. Some hours, whatever the kernel's tick.
+const AHEAD: u32 = 1 << 24;
+
+/// Ticks from `last` to `now`, of both the low halves; less than zero where `last` is a little ahead ([`AHEAD`]).
+#[inline(always)]
+pub const fn ticks_since(last: u32, now: u32) -> i64 {
+    let since = now.wrapping_sub(last);
+    if since > u32::MAX - AHEAD { -(last.wrapping_sub(now) as i64) } else { since as i64 }
+}
+
 /// How long a first fragment names the flow of the later ones.
 pub const FRAGMENTS_NS: u64 = 30_000_000_000;
 

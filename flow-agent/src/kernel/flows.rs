@@ -3,7 +3,7 @@
 use super::load::map_error;
 use super::syscall::{self, Plain};
 use super::{Deleted, MapError, Slice, SweepProgress};
-use flow_common::abi::{Direction, Flow, Key4, Key6};
+use flow_common::abi::{self, Direction, Flow, Key4, Key6};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -184,12 +184,44 @@ pub(super) fn take<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Resu
     }
 }
 
+/// Packets may have come since `jiffies` was read.
 fn is_quiet(flow: &Flow, jiffies: u32, silence: u32) -> bool {
-    let quiet = |direction: &Direction| direction.owner == 0 || jiffies.wrapping_sub(direction.last) >= silence;
+    let quiet =
+        |direction: &Direction| direction.owner == 0 || abi::ticks_since(direction.last, jiffies) >= i64::from(silence);
     flow.direction.iter().all(quiet)
 }
 
 /// One flow of one map.
 pub(super) fn lookup<K: Plain>(map: &OwnedFd, name: &'static str, key: &K) -> Result<Option<Flow>, MapError> {
     syscall::lookup(map.as_fd(), key).map_err(map_error("look-up", name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: u32 = 500;
+
+    /// Whether an entry is quiet whose last packets came so many ticks before the clock was read.
+    fn quiet_after(ticks: [i64; 2], jiffies: u32) -> bool {
+        let direction = |ticks: i64| {
+            let last = (i64::from(jiffies) - ticks).rem_euclid(1 << 32);
+            Direction { owner: 1, last: u32::try_from(last).expect("a low half"), ..Direction::default() }
+        };
+        is_quiet(&Flow { direction: ticks.map(direction), ..Flow::default() }, jiffies, SILENCE)
+    }
+
+    #[test]
+    fn an_entry_whose_packets_came_after_the_clock_was_read_is_not_quiet() {
+        // The low half goes round between some of these.
+        for jiffies in [0, 3, SILENCE, 1 << 31, u32::MAX] {
+            for ahead in [1, 250, 1_000_000] {
+                assert!(!quiet_after([-ahead, 1_000], jiffies), "{ahead} ticks ahead of {jiffies}");
+            }
+            assert!(!quiet_after([0, 1_000], jiffies) && !quiet_after([499, 500], jiffies));
+            assert!(quiet_after([500, 1 << 20], jiffies));
+            // Of a thousand ticks a second: 40 days.
+            assert!(quiet_after([500, 3_456_000_000], jiffies));
+        }
+    }
 }

@@ -451,14 +451,8 @@ impl Table {
 
 /// When the last packet of either direction was counted.
 fn last_ns(value: &abi::Flow, clock: &Clock) -> u64 {
-    let [a, b] = &value.direction;
-    let last = match (a.owner, b.owner) {
-        (_, 0) => a.last,
-        (0, _) => b.last,
-        _ if a.last.wrapping_sub(b.last).cast_signed() >= 0 => a.last,
-        _ => b.last,
-    };
-    clock.jiffies_to_wall_ns(last)
+    let directions = value.direction.iter().filter(|direction| direction.owner != 0);
+    directions.map(|direction| clock.jiffies_to_wall_ns(direction.last)).max().unwrap_or_default()
 }
 
 /// Whether no packet was counted for so long that none can be under way.

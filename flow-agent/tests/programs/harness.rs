@@ -194,6 +194,19 @@ impl Harness {
         flows[0]
     }
 
+    /// Moves the last packets of every IPv4 flow by so many ticks.
+    pub(crate) fn move_last(&mut self, ticks: i32) {
+        const LAST: usize = 16;
+        let flows: Vec<_> = self.flows4.iter().map(|entry| entry.expect("a map")).collect();
+        for (key, mut flow) in flows {
+            for direction in flow.chunks_exact_mut(48).take(2) {
+                let last = Fields(&direction[LAST..]).u32().wrapping_add_signed(ticks);
+                direction[LAST..LAST + 4].copy_from_slice(&last.to_ne_bytes());
+            }
+            self.flows4.insert(key, flow, 0).expect("it is in");
+        }
+    }
+
     /// Counters of a point over all CPUs.
     pub(crate) fn counters(&self, point: Point) -> HookCounters {
         let values = self.counters.get(&point.ifindex, 0).expect("within the map");

@@ -172,6 +172,21 @@ fn a_live_owner_behind_another_hook_is_never_taken_over() {
 }
 
 #[test]
+fn an_owner_that_counted_after_the_clock_was_read_is_not_silent() {
+    let mut harness = Harness::new(Setting { silence: 500, ..NEVER });
+    pass(&harness, &[uplink(4, true), uplink(5, false)]);
+    assert_eq!(direction(&harness).pending_packets, 1);
+    // Another CPU's packet came after this one's program had read the clock.
+    harness.move_last(1_000);
+    pass(&harness, &[uplink(5, false)]);
+    assert_eq!(direction(&harness).owner, uplink(4, true).packed());
+    assert_eq!(direction(&harness).pending_packets, 2);
+    harness.move_last(-2_000);
+    pass(&harness, &[uplink(5, false)]);
+    assert_eq!(direction(&harness).owner, uplink(5, false).packed(), "long silent");
+}
+
+#[test]
 fn of_two_hooks_of_one_kind_the_second_sees_what_is_counted() {
     let harness = Harness::new(NEVER);
     let within_a_tick = || {

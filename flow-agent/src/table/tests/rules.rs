@@ -438,3 +438,21 @@ fn a_clock_that_is_set_back_stops_no_export() {
     }
     assert!(sim.records().len() >= 11);
 }
+
+/// One direction of a flow may be silent for longer than half a round of the kernel's tick.
+#[test]
+fn a_direction_that_fell_silent_long_ago_does_not_say_when_the_last_packet_came() {
+    let mut sim = Simulation::new();
+    sim.packet(name_query(), pod(CLIENT, false), 60, 0);
+    sim.packet(back(name_query()), uplink(false), 60, 0);
+    for _ in 0..110 {
+        sim.sweep();
+        sim.pass(86_400_000);
+        sim.conntrack(Kind::New, tracked(name_query(), back(name_query()), 7));
+        sim.packet(name_query(), pod(CLIENT, false), 60, 0);
+    }
+    sim.records();
+    sim.finish();
+    let end = sim.records().last().unwrap().extended.end_milliseconds;
+    assert!(end.abs_diff(sim.time().millis()) < 1_000, "{end}");
+}

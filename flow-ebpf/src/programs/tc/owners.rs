@@ -12,7 +12,7 @@
 use super::{Passing, add, hook};
 use crate::maps::silence;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use flow_common::abi::{Count, Direction, FLAG_SYN, FRESH, Flow, Reason, owner};
+use flow_common::abi::{Count, Direction, FLAG_SYN, FRESH, Flow, Reason, owner, ticks_since};
 use flow_ebpf::tcp;
 
 /// Whether a point that does not own the direction counts this packet: because it owns the direction from now on. `tell` is
@@ -36,7 +36,8 @@ pub(super) unsafe fn counts(
             return false;
         }
         let reopens = tcp::reopens(passing.flags, (*flow).state);
-        let silent = now.wrapping_sub((*own).last) >= silence();
+        // The owner may have counted since `now` was read, on another CPU and in a later tick.
+        let silent = ticks_since((*own).last, now) >= silence() as i64;
         let may_take = !senior || reopens || (silent && pending != FRESH);
         if may_take && (current == 0 || tell() || reopens) {
             return take(own, passing.point, passing.bytes, silent) != 0;
