@@ -164,7 +164,8 @@ pub enum SweepProgress {
 pub struct Deleted {
     /// Entries that are gone.
     pub removed: usize,
-    /// Entries that had a packet within the last 2 s and therefore stay, as they are now: to be fed like a sweep's.
+    /// Entries that stay, because they had a packet within the last 2 s or hold more than was seen, as they are now: to be fed like a
+    /// sweep's.
     pub kept: Slice,
     /// Packets that came between the last look at an entry and its deletion.
     pub late_packets: u64,
@@ -392,14 +393,22 @@ impl Kernel {
         flows::lookup(&self.loaded.maps.flows6, "flows6", key)
     }
 
-    /// Deletes entries that have been quiet for 2 s; the others stay and are given back.
-    pub fn delete(&mut self, keys4: &[Key4], keys6: &[Key6], deleted: &mut Deleted) -> Result<(), MapError> {
+    /// Deletes entries that have been quiet for 2 s and hold no more than [`Flow::counters`] that were seen of each; the others stay and are
+    /// given back.
+    pub fn delete(
+        &mut self,
+        (keys4, seen4): (&[Key4], &[[u64; 4]]),
+        (keys6, seen6): (&[Key6], &[[u64; 4]]),
+        deleted: &mut Deleted,
+    ) -> Result<(), MapError> {
         deleted.kept.clear();
         (deleted.removed, deleted.late_packets, deleted.late_bytes) = (0, 0, 0);
         let maps = &self.loaded.maps;
         let quiet = (self.clock().jiffies, self.loaded.silence);
-        flows::delete(&maps.flows4, keys4, quiet, deleted, Slice::push4).map_err(map_error("deletion", "flows4"))?;
-        flows::delete(&maps.flows6, keys6, quiet, deleted, Slice::push6).map_err(map_error("deletion", "flows6"))?;
+        flows::delete(&maps.flows4, (keys4, seen4), quiet, deleted, Slice::push4)
+            .map_err(map_error("deletion", "flows4"))?;
+        flows::delete(&maps.flows6, (keys6, seen6), quiet, deleted, Slice::push6)
+            .map_err(map_error("deletion", "flows6"))?;
         if let Some(pins) = &maps.pins {
             let Slice { keys4: kept4, keys6: kept6, .. } = &deleted.kept;
             let gone4 = without(keys4, kept4).map(|key| pinned_key(4, (*key).into()));

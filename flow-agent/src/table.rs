@@ -186,8 +186,12 @@ pub struct Statistics {
 pub struct Deletions {
     /// In the IPv4 map.
     pub keys4: Vec<abi::Key4>,
+    /// The counters of `keys4` as they were last seen.
+    pub seen4: Vec<[u64; 4]>,
     /// In the IPv6 map.
     pub keys6: Vec<abi::Key6>,
+    /// The counters of `keys6` as they were last seen.
+    pub seen6: Vec<[u64; 4]>,
 }
 
 impl Deletions {
@@ -358,13 +362,23 @@ impl Table {
         }
     }
 
-    /// Keys of map entries to delete; the same ones until [`Self::deleted`] is told, but for those that had packets
-    /// since.
+    /// Keys of map entries to delete, with what is known of them; the same ones until [`Self::deleted`] is told, but for those that had
+    /// packets since.
     pub fn deletions(&mut self) -> &Deletions {
         let Self { deletions, entries, .. } = self;
-        let is_asked = |key: Key| entries.find(&key).is_some_and(|slot| entries[slot].has(DELETING));
-        deletions.keys4.retain(|key| is_asked(Key::V4(*key)));
-        deletions.keys6.retain(|key| is_asked(Key::V6(*key)));
+        let asked = |key: Key| Some(&entries[entries.find(&key)?]).filter(|entry| entry.has(DELETING));
+        deletions.seen4.clear();
+        deletions.keys4.retain(|key| {
+            let entry = asked(Key::V4(*key));
+            deletions.seen4.extend(entry.map(|entry| entry.seen));
+            entry.is_some()
+        });
+        deletions.seen6.clear();
+        deletions.keys6.retain(|key| {
+            let entry = asked(Key::V6(*key));
+            deletions.seen6.extend(entry.map(|entry| entry.seen));
+            entry.is_some()
+        });
         deletions
     }
 

@@ -192,6 +192,13 @@ impl Flow {
         (self.state & STATE_REVERSED) as usize
     }
 
+    /// Packets and bytes from end 0, then from end 1.
+    #[inline(always)]
+    pub const fn counters(&self) -> [u64; 4] {
+        let [a, b] = &self.direction;
+        [a.packets, a.bytes, b.packets, b.bytes]
+    }
+
     /// Whether FIN and last acknowledgement went both ways.
     #[inline(always)]
     pub const fn finished(&self) -> bool {

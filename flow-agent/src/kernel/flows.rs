@@ -148,17 +148,18 @@ impl Slice {
     }
 }
 
-/// Deletes the quiet ones of some keys of one map. `jiffies` is now, `silence` how long quiet is.
+/// Deletes the quiet ones of some keys of one map, if they hold no more than was `seen`. `jiffies` is now, `silence` how long quiet is.
 pub(super) fn delete<K: Plain>(
     map: &OwnedFd,
-    keys: &[K],
+    (keys, seen): (&[K], &[[u64; 4]]),
     (jiffies, silence): (u32, u32),
     deleted: &mut Deleted,
     mut kept: impl FnMut(&mut Slice, K, Flow),
 ) -> io::Result<()> {
-    for key in keys {
+    for (key, seen) in keys.iter().zip(seen) {
         let Some(flow) = syscall::lookup::<K, Flow>(map.as_fd(), key)? else { continue };
-        if !is_quiet(&flow, jiffies, silence) {
+        // What fell silent since the last sweep may have counted before.
+        if !is_quiet(&flow, jiffies, silence) || holds_more(&flow, seen) {
             kept(&mut deleted.kept, *key, flow);
             continue;
         }
@@ -182,6 +183,10 @@ pub(super) fn take<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Resu
         }
         result => result,
     }
+}
+
+fn holds_more(flow: &Flow, seen: &[u64; 4]) -> bool {
+    flow.counters().iter().zip(seen).any(|(now, seen)| now > seen)
 }
 
 /// Packets may have come since `jiffies` was read.

@@ -44,7 +44,10 @@ impl Packets {
     /// Deletes what the table asks for.
     pub(super) fn delete(&mut self, deletions: &Deletions, deleted: &mut Deleted) -> Result<(), MapError> {
         match self {
-            Self::Programs(kernel) => kernel.delete(&deletions.keys4, &deletions.keys6, deleted),
+            Self::Programs(kernel) => {
+                let Deletions { keys4, seen4, keys6, seen6 } = deletions;
+                kernel.delete((keys4, seen4), (keys6, seen6), deleted)
+            }
             Self::Tracking(flows, _) => {
                 *deleted = Deleted::default();
                 let keys4 = deletions.keys4.iter().copied().map(Key::V4);

@@ -5,7 +5,7 @@ use flow_common::time::Timestamp;
 
 use super::Table;
 use super::connection::{DETACHED, FIXED, FROM_END_1, INCOMPLETE, LIVE, WANTS_START, WANTS_TOTALS};
-use super::counters::{counters, difference};
+use super::counters::difference;
 use super::key::Key;
 use super::observe::Look;
 use super::slab::NONE;
@@ -94,9 +94,9 @@ impl Table {
                 break;
             };
             let (Some(counted), true) = (second.counters, first.counters == second.counters) else { continue };
-            if counters(&before) == counters(&after) {
+            if before.counters() == after.counters() {
                 self.observe(&key, &after, look);
-                if self.entries[self.connections[number].counting].seen != counters(&after) {
+                if self.entries[self.connections[number].counting].seen != after.counters() {
                     // Ahead of its take-over's event, which comes with the next look at the rings.
                     break;
                 }

@@ -4,7 +4,7 @@
 use flow_common::abi;
 
 use super::connection::{DETACHED, DONE, FRAGMENTED, INCOMPLETE, LIVE, OVER, TRACKED, WANTS_TOTALS};
-use super::counters::{Counters, counters, difference};
+use super::counters::{Counters, difference};
 use super::key::Key;
 use super::slab::NONE;
 use super::tracked::Tracked;
@@ -194,7 +194,7 @@ impl Table {
     pub fn total_with(&self, number: u32, value: &abi::Flow) -> Option<[u64; 4]> {
         let connection = &self.connections[number];
         let entry = &self.entries[connection.counting];
-        let now: Counters = counters(value);
+        let now: Counters = value.counters();
         if value.generation != entry.generation || self.is_ahead(connection.counting, value) {
             return None;
         }

@@ -5,13 +5,6 @@ use flow_common::abi;
 /// Packets and bytes from end 0, then from end 1. As of an entry; a connection's begin with its originator's.
 pub(super) type Counters = [u64; 4];
 
-/// An entry's counters, from end 0 and from end 1.
-#[inline]
-pub(super) fn counters(value: &abi::Flow) -> Counters {
-    let [a, b] = &value.direction;
-    [a.packets, a.bytes, b.packets, b.bytes]
-}
-
 /// Its counters when its generation began.
 pub(super) fn base(value: &abi::Flow) -> Counters {
     [value.base_packets[0], value.base_bytes[0], value.base_packets[1], value.base_bytes[1]]

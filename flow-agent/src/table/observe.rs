@@ -13,7 +13,7 @@ use super::Table;
 use super::connection::{
     CLOSED, Connection, DETACHED, DONE, EXPORTED, FIXED, FRAGMENTED, FROM_END_1, IDLE, OVER, Reason, SCHEDULED,
 };
-use super::counters::{Counters, base, counters, difference};
+use super::counters::{Counters, base, difference};
 use super::entry::{ATTENTION, DELETING, HANDED_OVER, REVERSED};
 use super::key::Key;
 use super::ledger::Class;
@@ -129,7 +129,7 @@ impl Table {
     #[inline]
     fn is_news(&self, slot: u32, flow: &abi::Flow) -> bool {
         let entry = &self.entries[slot];
-        counters(flow) != entry.seen || entry.has(ATTENTION)
+        flow.counters() != entry.seen || entry.has(ATTENTION)
     }
 
     /// Brings the connection's memory near.
@@ -171,7 +171,7 @@ impl Table {
                 return;
             }
         }
-        let delta = difference(counters(value), self.entries[slot].seen);
+        let delta = difference(value.counters(), self.entries[slot].seen);
         if delta != [0; 4] {
             self.count(slot, value, delta, look);
         } else if self.entries[slot].has(ATTENTION) && look.sweeping {
@@ -182,7 +182,7 @@ impl Table {
     /// Whether a direction grew under an owner whose take-over was not told of yet: it came between the last look at the rings and this
     /// one at the map, and the next look at the rings tells.
     pub(super) fn is_ahead(&self, slot: u32, value: &abi::Flow) -> bool {
-        let (entry, now) = (&self.entries[slot], counters(value));
+        let (entry, now) = (&self.entries[slot], value.counters());
         value.direction.iter().enumerate().any(|(at, direction)| {
             let known = entry.owner[at];
             known != 0 && known != direction.owner && now[at * 2] > entry.seen[at * 2] && !entry.has(HANDED_OVER[at])

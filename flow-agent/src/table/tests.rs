@@ -192,16 +192,17 @@ impl Simulation {
     fn delete(&mut self) {
         let (clock, now) = (self.clock(), self.time());
         let asked = self.table.deletions().clone();
-        let keys = asked.keys4.iter().map(|key| Key::V4(*key)).chain(asked.keys6.iter().map(|key| Key::V6(*key)));
+        let keys4 = asked.keys4.iter().map(|key| Key::V4(*key)).zip(asked.seen4.iter().copied());
+        let keys6 = asked.keys6.iter().map(|key| Key::V6(*key)).zip(asked.seen6.iter().copied());
         let mut deleted = Deleted::default();
-        for key in keys {
+        for (key, seen) in keys4.chain(keys6) {
             let raw = raw(&key);
             let Some(flow) = self.map.get(&raw) else { continue };
             let is_quiet = flow
                 .direction
                 .iter()
                 .all(|direction| self.jiffies().wrapping_sub(direction.last) >= 500 || direction.owner == 0);
-            if is_quiet {
+            if is_quiet && flow.counters().iter().zip(seen).all(|(now, seen)| *now <= seen) {
                 self.map.remove(&raw);
                 self.identities.remove(&raw);
                 deleted.removed += 1;

@@ -153,6 +153,29 @@ fn an_entry_that_had_a_packet_meanwhile_stays() {
 }
 
 #[test]
+fn an_entry_that_counted_after_the_last_sweep_stays_until_that_is_told_of() {
+    let mut sim = Simulation::new();
+    sim.packet(name_query(), pod(CLIENT, false), 60, 0);
+    for _ in 0..28 {
+        sim.sweep();
+        sim.pass(1_000);
+    }
+    sim.packet(name_query(), pod(CLIENT, false), 60, 0);
+    // Thirty seconds after the first packet the flow is over for all that the table knows, and silent since long ago.
+    for _ in 0..5 {
+        sim.pass(1_000);
+        sim.tick();
+        sim.delete();
+    }
+    for _ in 0..40 {
+        sim.sweep();
+        sim.pass(1_000);
+    }
+    assert_eq!(sim.records().iter().map(|record| record.head.packet_delta).sum::<u64>(), 2);
+    assert!(sim.map.is_empty());
+}
+
+#[test]
 fn connection_tracking_ends_a_udp_flow_with_its_exact_time() {
     let mut sim = Simulation::new();
     sim.conntrack(Kind::New, tracked(name_query(), back(name_query()), 7));
