@@ -23,6 +23,8 @@ pub(super) const DELETING: u32 = 1 << 3;
 const LIVE: u32 = 1 << 4;
 /// In [`Entry::flags`], by direction: its take-over was told of, so the next owner may be another.
 pub(super) const HANDED_OVER: [u32; 2] = [1 << 5, 1 << 6];
+/// In [`Entry::flags`]: a sweep found it ahead of a take-over that was not told of yet.
+pub(super) const AHEAD: u32 = 1 << 7;
 
 /// One map entry. A sweep that finds nothing new reads the first cache line alone.
 #[derive(Debug)]

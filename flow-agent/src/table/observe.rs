@@ -14,7 +14,7 @@ use super::connection::{
     CLOSED, Connection, DETACHED, DONE, EXPORTED, FIXED, FRAGMENTED, FROM_END_1, IDLE, OVER, Reason, SCHEDULED,
 };
 use super::counters::{Counters, base, difference};
-use super::entry::{ATTENTION, DELETING, HANDED_OVER, REVERSED};
+use super::entry::{AHEAD, ATTENTION, DELETING, HANDED_OVER, REVERSED};
 use super::key::Key;
 use super::ledger::Class;
 use super::slab::NONE;
@@ -56,6 +56,7 @@ impl Table {
             // The present one has begun since.
             return self.entries[slot].set(HANDED_OVER[direction], true);
         }
+        self.entries[slot].set(AHEAD, false);
         self.ledger.change_owner(&mut self.entries[slot], direction, value.direction[direction].candidate);
         let number = self.entries[slot].connection;
         if number != NONE {
@@ -163,7 +164,7 @@ impl Table {
     /// Compares a value with what is known of its entry.
     fn take_in(&mut self, slot: u32, value: &abi::Flow, look: &Look<'_>) {
         match value.generation.wrapping_sub(self.entries[slot].generation).cast_signed() {
-            0 if self.is_ahead(slot, value) => return,
+            0 if self.is_ahead(slot, value) && self.waits_for_event(slot, look) => return,
             0 => {}
             newer if newer > 0 => self.renew(slot, value, newer.unsigned_abs(), look),
             _ => {
@@ -177,6 +178,17 @@ impl Table {
         } else if self.entries[slot].has(ATTENTION) && look.sweeping {
             self.attend(slot, value, look);
         }
+    }
+
+    /// Whether a value that is ahead is left for later. What one sweep finds so and the next one still does would wait in vain: of two
+    /// points that took the direction over at one moment, the one that told of it first was the last to write.
+    fn waits_for_event(&mut self, slot: u32, look: &Look<'_>) -> bool {
+        let entry = &mut self.entries[slot];
+        let waits = !look.sweeping || !entry.has(AHEAD);
+        if look.sweeping {
+            entry.set(AHEAD, true);
+        }
+        waits
     }
 
     /// Whether a direction grew under an owner whose take-over was not told of yet: it came between the last look at the rings and this
@@ -277,7 +289,7 @@ impl Table {
         for (at, (direction, grew)) in value.direction.iter().zip(grew).enumerate() {
             if grew && self.entries[slot].owner[at] != direction.owner {
                 self.ledger.change_owner(&mut self.entries[slot], at, direction.owner);
-                self.entries[slot].set(HANDED_OVER[at], false);
+                self.entries[slot].set(HANDED_OVER[at] | AHEAD, false);
                 changed = true;
             }
         }

@@ -479,3 +479,25 @@ fn a_direction_that_fell_silent_long_ago_does_not_say_when_the_last_packet_came(
     let end = sim.records().last().unwrap().extended.end_milliseconds;
     assert!(end.abs_diff(sim.time().millis()) < 1_000, "{end}");
 }
+
+/// Two points may take a direction over at one moment: who told of it first may have written last.
+#[test]
+fn take_overs_that_are_told_of_in_another_order_hold_no_packets_back() {
+    let mut sim = Simulation::new();
+    sim.packet(web(), uplink(false), 60, SYN);
+    sim.tick();
+    sim.packet(web(), pod(CLIENT, false), 52, ACK);
+    let mut other = *sim.events.last().unwrap();
+    let (_, reversed) = Key::of(&web(), 80).unwrap();
+    other.flow.direction[usize::from(reversed)].candidate = pod(SERVER, true);
+    sim.events.push(other);
+    for _ in 0..3 {
+        sim.packet(web(), pod(CLIENT, false), 1_000, ACK);
+        sim.sweep();
+        sim.pass(1_000);
+    }
+    assert_eq!(sim.table.flows().map(|flow| flow.head.packet_total).collect::<Vec<_>>(), [5]);
+    let sums = sim.table.interfaces();
+    assert_eq!(everything(&sums[&UPLINK]), abi::Count { packets: 1, bytes: 60 });
+    assert_eq!(everything(&sums[&CLIENT]), abi::Count { packets: 4, bytes: 3_052 });
+}
