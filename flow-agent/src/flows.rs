@@ -121,7 +121,7 @@ impl Flows {
         }
         self.show();
         self.checks.tick(&mut self.sources, &mut self.table, &self.enricher, now);
-        if now.since(self.told) >= FACTS {
+        if now.is_past(self.told, FACTS) {
             self.tell(now);
         }
     }

@@ -50,6 +50,12 @@ impl Timestamp {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// Whether `span` has passed since `earlier`. A clock that was set back has made that the future: no one knows what passed, so it
+    /// is enough.
+    pub fn is_past(self, earlier: Self, span: Duration) -> bool {
+        self < earlier || self.since(earlier) >= span
+    }
+
     /// This much later.
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(nanos_of(duration)))
@@ -95,5 +101,12 @@ mod tests {
         assert_eq!(Timestamp::ZERO.since(one), Duration::ZERO);
         assert_eq!(Timestamp::from_nanos(u64::MAX).seconds(), u32::MAX);
         assert_eq!(Timestamp::from(SystemTime::from(one)), one);
+    }
+
+    #[test]
+    fn a_span_is_past_at_its_end_and_where_the_clock_was_set_back() {
+        let (then, span) = (Timestamp::from_seconds(100), Duration::from_secs(5));
+        let is_past = |seconds| Timestamp::from_seconds(seconds).is_past(then, span);
+        assert_eq!([99, 100, 104, 105].map(is_past), [true, false, false, true]);
     }
 }

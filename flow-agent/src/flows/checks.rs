@@ -56,7 +56,7 @@ struct Running {
 enum Stage {
     Dump,
     Untracked,
-    Pause(Timestamp),
+    Pause(Instant),
     Second,
     Done,
 }
@@ -143,9 +143,9 @@ impl Running {
                 }
             },
             Stage::Untracked if self.check.untracked(PART, sides) => {}
-            Stage::Untracked if self.check.begin_second() => self.stage = Stage::Pause(sides.now.plus(UNDER_WAY)),
+            Stage::Untracked if self.check.begin_second() => self.stage = Stage::Pause(Instant::now() + UNDER_WAY),
             Stage::Untracked => self.stage = Stage::Done,
-            Stage::Pause(until) if sides.now < until => return false,
+            Stage::Pause(until) if Instant::now() < until => return false,
             Stage::Pause(_) => self.stage = Stage::Second,
             Stage::Second if self.check.again(PART, sides) => {}
             Stage::Second => self.stage = Stage::Done,

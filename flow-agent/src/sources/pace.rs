@@ -30,6 +30,10 @@ impl Pace {
     /// How many entries to read now, where `known` are known of; none if nothing is due. A round that is behind its time gets
     /// slices until it is done.
     pub(super) fn next(&mut self, now: Timestamp, known: usize) -> Option<usize> {
+        if now < self.began {
+            // The clock was set back: no one knows when the round began, so it did so now.
+            self.began = now;
+        }
         let elapsed = now.since(self.began);
         if self.complete {
             if elapsed < self.period {
@@ -133,6 +137,30 @@ mod tests {
             }));
             assert_eq!(pace.next(now, 100_000), None, "one slice a tick");
             now = now.plus(TICK);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_stops_no_round() {
+        for entries in [1_000, 100_000] {
+            let mut pace = Pace::new(PERIOD);
+            let mut now = Timestamp::from_seconds(100_000);
+            let (mut left, mut ends) = (entries, 0);
+            for tick in 0..300 {
+                if tick == 125 {
+                    now = now.minus(Duration::from_secs(3_600));
+                }
+                while let Some(count) = pace.next(now, 0) {
+                    let read = count.min(left);
+                    left -= read;
+                    pace.read(read, left == 0);
+                    if left == 0 {
+                        (left, ends) = (entries, ends + 1);
+                    }
+                }
+                now = now.plus(TICK);
+            }
+            assert!((5..=7).contains(&ends), "{ends} rounds in six periods");
         }
     }
 

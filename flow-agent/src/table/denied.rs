@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 
 use super::connection::{DENIAL_NEWS, DONE, EXPORTED, IDLE, LIVE, OVER, REFUSED, SCHEDULED};
 use super::entry::REVERSED;
+use super::export::since;
 use super::key::Key;
 use super::observe::{Look, STRAYS_NS};
 use super::slab::NONE;
@@ -54,7 +55,7 @@ struct Denial {
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     drops: FlowDrops,
-    until_ns: u64,
+    since_ns: u64,
 }
 
 impl Denial {
@@ -124,15 +125,15 @@ impl Table {
     }
 
     fn wait(&mut self, key: Key, drops: &FlowDrops, now_ns: u64) {
-        let until_ns = now_ns.saturating_add(self.active_ns.saturating_mul(2));
         let waiting = &mut self.denials.waiting;
         if waiting.len() >= WAITING && !waiting.contains_key(&key) {
             self.statistics.drops_unmatched += packets(drops);
             return;
         }
-        let waiting = waiting
-            .entry(key)
-            .or_insert(Waiting { drops: FlowDrops { by_rule: NOTHING, by_failure: NOTHING, ..*drops }, until_ns });
+        let waiting = waiting.entry(key).or_insert(Waiting {
+            drops: FlowDrops { by_rule: NOTHING, by_failure: NOTHING, ..*drops },
+            since_ns: now_ns,
+        });
         for (sums, more) in
             [(&mut waiting.drops.by_rule, drops.by_rule), (&mut waiting.drops.by_failure, drops.by_failure)]
         {
@@ -158,13 +159,13 @@ impl Table {
 
     /// Lets those go that waited in vain.
     pub(super) fn forget_drops(&mut self, now_ns: u64) {
-        let Self { denials, statistics, .. } = self;
-        if denials.waiting.is_empty() || now_ns < denials.looked_ns.saturating_add(INTERVAL_NS) {
+        let Self { denials, statistics, active_ns, .. } = self;
+        if denials.waiting.is_empty() || since(now_ns, denials.looked_ns) < INTERVAL_NS {
             return;
         }
         denials.looked_ns = now_ns;
         denials.waiting.retain(|_, waiting| {
-            let stays = waiting.until_ns > now_ns;
+            let stays = since(now_ns, waiting.since_ns) < active_ns.saturating_mul(2);
             statistics.drops_unmatched += if stays { 0 } else { packets(&waiting.drops) };
             stays
         });

@@ -386,7 +386,7 @@ impl Table {
         if connection.has(DETACHED) {
             return self.release_if_done(number);
         }
-        let is_quiet = now_ns.saturating_sub(connection.last_ns) >= STRAYS_NS;
+        let is_quiet = since(now_ns, connection.last_ns) >= STRAYS_NS;
         for slot in [connection.counting, connection.other].into_iter().filter(|slot| *slot != NONE) {
             self.entries[slot].set(ATTENTION, true);
             if is_quiet {
@@ -403,7 +403,7 @@ pub(super) fn seconds(at_ns: u64) -> u32 {
 
 /// What passed since then. A clock that was set back has made `then` the future: no one knows what passed, so it is
 /// long enough.
-fn since(now_ns: u64, then_ns: u64) -> u64 {
+pub(super) fn since(now_ns: u64, then_ns: u64) -> u64 {
     now_ns.checked_sub(then_ns).unwrap_or(u64::MAX)
 }
 

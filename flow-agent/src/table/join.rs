@@ -12,6 +12,7 @@ use super::connection::{
 };
 use super::counted::Parted;
 use super::entry::REVERSED;
+use super::export::since;
 use super::identity::flow_id;
 use super::observe::STRAYS_NS;
 use super::slab::NONE;
@@ -273,9 +274,9 @@ impl Table {
         {
             match self.tracker[number].connection {
                 NONE => {
-                    let until_ns = now.nanos().saturating_add(STRAYS_NS);
+                    let since_ns = now.nanos();
                     self.tracker[number].has_departed = true;
-                    self.departed.push_back(Departed { number, id: tracked.id, stop_ns: at, until_ns });
+                    self.departed.push_back(Departed { number, id: tracked.id, stop_ns: at, since_ns });
                 }
                 connection => self.end_tracked(connection, at),
             }
@@ -286,7 +287,8 @@ impl Table {
 
     /// Lets those go whose packets have been told of by now.
     pub(super) fn depart(&mut self, now_ns: u64) {
-        while let Some(departed) = self.departed.pop_front_if(|departed| departed.until_ns <= now_ns) {
+        while let Some(departed) = self.departed.pop_front_if(|departed| since(now_ns, departed.since_ns) >= STRAYS_NS)
+        {
             if !self.tracker.has(departed.number, departed.id) {
                 continue;
             }

@@ -2,6 +2,7 @@
 
 use super::Table;
 use super::connection::{LIVE, OVER, Reason};
+use super::export::since;
 use super::observe::STRAYS_NS;
 
 /// Parts of the room in use beyond which connections are ended, and to which they are.
@@ -17,7 +18,7 @@ impl Table {
     pub(super) fn relieve(&mut self, now_ns: u64) {
         let room = self.config.max_flows as usize;
         let lengths = self.entries.lengths();
-        if now_ns < self.relieved_ns.saturating_add(INTERVAL_NS)
+        if since(now_ns, self.relieved_ns) < INTERVAL_NS
             || lengths.iter().all(|length| *length <= room * FULL.0 / FULL.1)
         {
             return;
@@ -46,7 +47,7 @@ impl Table {
             }
             candidates.sort_unstable();
             let no_room_at_all = staying > room;
-            candidates.retain(|(_, last_ns, _)| no_room_at_all || now_ns.saturating_sub(*last_ns) >= STRAYS_NS);
+            candidates.retain(|(_, last_ns, _)| no_room_at_all || since(now_ns, *last_ns) >= STRAYS_NS);
             excess = excess.min(candidates.len());
             for (_, _, number) in &candidates[..excess] {
                 self.statistics.evicted += 1;

@@ -47,7 +47,8 @@ pub(super) struct Departed {
     pub(super) number: u32,
     pub(super) id: u32,
     pub(super) stop_ns: u64,
-    pub(super) until_ns: u64,
+    /// When the kernel said so.
+    pub(super) since_ns: u64,
 }
 
 impl Tracked {

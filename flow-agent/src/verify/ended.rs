@@ -87,7 +87,7 @@ impl Ended {
 
     /// Judges what has waited in vain.
     pub fn expire(&mut self, table: &Table, is_local: impl Fn(&Ends, Timestamp) -> bool, now: Timestamp) {
-        if now.since(self.looked) < INTERVAL {
+        if !now.is_past(self.looked, INTERVAL) {
             return;
         }
         self.looked = now;

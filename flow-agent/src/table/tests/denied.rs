@@ -253,3 +253,14 @@ fn a_stream_of_drops_is_told_of_again_and_again() {
     let told: u64 = records.iter().map(|record| record.head.packet_delta).sum();
     assert_eq!(told, records.last().unwrap().head.packet_total);
 }
+
+#[test]
+fn a_clock_that_is_set_back_lets_drops_go_that_waited_in_vain() {
+    let mut sim = Simulation::new();
+    sim.pass(7_200_000);
+    sim.dropped(tcp(), true);
+    sim.tick();
+    sim.now -= 3_600_000_000_000;
+    sim.watch(2);
+    assert_eq!(sim.table.statistics().drops_unmatched, 1);
+}

@@ -462,6 +462,29 @@ fn a_clock_that_is_set_back_stops_no_export() {
     assert!(sim.records().len() >= 11);
 }
 
+#[test]
+fn a_clock_that_is_set_back_leaves_no_table_full() {
+    let mut sim = Simulation::with(TableConfig { max_flows: 100, ..config() });
+    sim.pass(7_200_000);
+    for port in 0..100 {
+        if port == 81 {
+            sim.now -= 3_600_000_000_000;
+        }
+        sim.packet(Tuple { src_port: port, ..web() }, pod(CLIENT, false), 60, SYN);
+        sim.pass(100);
+        sim.tick();
+    }
+    // Six when there were 81, and as many as came since.
+    assert!(sim.table.statistics().evicted > 6, "{:?}", sim.table.statistics());
+    let connection = tracked(name_query(), back(name_query()), 7);
+    sim.conntrack(Kind::New, connection);
+    sim.conntrack(Kind::Destroy, connection);
+    assert_eq!(sim.table.statistics().connections, 1);
+    sim.now -= 3_600_000_000_000;
+    sim.tick();
+    assert_eq!(sim.table.statistics().connections, 0, "what the kernel has forgotten");
+}
+
 /// One direction of a flow may be silent for longer than half a round of the kernel's tick.
 #[test]
 fn a_direction_that_fell_silent_long_ago_does_not_say_when_the_last_packet_came() {
