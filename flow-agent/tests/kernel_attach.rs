@@ -270,14 +270,79 @@ fn clsact_serves_where_tcx_does_not_and_leftovers_go() {
     run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
     let seen = |kernel: &mut Kernel| report(kernel, "veth0").expect("attached").hooks.map(|hook| hook.seen.packets);
     assert!(seen(&mut kernel).iter().all(|packets| *packets >= 3));
-    let filters = |hook: &str| {
-        let output = Command::new("tc").args(["filter", "show", "dev", "veth0", hook]).output().expect("iproute2");
-        String::from_utf8_lossy(&output.stdout).matches("direct-action").count()
-    };
-    assert_eq!(["ingress", "egress"].map(filters), [1, 1], "the old ones were removed");
+    assert_eq!(filters("veth0"), [1, 1], "the old ones were removed");
     drop(kernel);
-    assert_eq!(["ingress", "egress"].map(filters), [0, 0]);
+    assert_eq!(filters("veth0"), [0, 0]);
     drop(lab);
+}
+
+/// Filters on both hooks.
+fn filters(interface: &str) -> [usize; 2] {
+    ["ingress", "egress"].map(|hook| {
+        let output = Command::new("tc").args(["filter", "show", "dev", interface, hook]).output().expect("iproute2");
+        String::from_utf8_lossy(&output.stdout).matches("direct-action").count()
+    })
+}
+
+#[test]
+fn filters_leave_an_interface_that_has_another_name_by_then() {
+    let lab = Lab::new();
+    let rename = |from: &str, to: &str| {
+        ip(&format!("link set {from} down"));
+        ip(&format!("link set {from} name {to}"));
+    };
+    lab.pod("veth0", "10.9.0");
+    lab.pod("veth1", "10.9.1");
+    let clsact = config(Some(Attachment::Clsact));
+    let mut kernel = Kernel::load(&clsact, None).unwrap_or_else(|error| panic!("{error}"));
+    // No pattern has this name.
+    rename("veth0", "other0");
+    lab.until("it is left", || {
+        kernel.refresh().expect("links can be read");
+        filters("other0") == [0, 0]
+    });
+    // Another interface gets the name of one that keeps its filters.
+    rename("veth1", "veth2");
+    ip(&format!("link add veth1 type veth peer name veth3p netns {}", lab.other.id()));
+    lab.until("the new one is attached", || attached(&mut kernel, "veth1") && attached(&mut kernel, "veth2"));
+    rename("veth2", "other2");
+    lab.until("the renamed one is left", || {
+        kernel.refresh().expect("links can be read");
+        filters("other2") == [0, 0]
+    });
+    assert_eq!(filters("veth1"), [1, 1], "it goes on");
+    rename("veth1", "veth3");
+    drop(kernel);
+    assert_eq!(filters("veth3"), [0, 0]);
+}
+
+#[test]
+fn an_interface_that_took_the_place_of_another_unseen_is_attached() {
+    let lab = Lab::new();
+    let pod = || {
+        ip(&format!("link add veth0 index 4000 type veth peer name veth0p netns {}", lab.other.id()));
+        ip("addr add 10.9.0.1/24 dev veth0");
+        ip("link set veth0 up");
+        lab.inside("ip addr add 10.9.0.2/24 dev veth0p");
+        lab.inside("ip link set veth0p up");
+    };
+    pod();
+    let mut kernel = load();
+    run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
+    // More changes than wait for a reader: that the one went and the other came is among those lost.
+    let batch = tempfile::NamedTempFile::new().expect("a file");
+    let changes: String = (0..3_000).map(|change| format!("link set lo mtu {}\n", 60_000 + change % 2)).collect();
+    std::fs::write(batch.path(), changes).expect("there is room");
+    ip(&format!("-batch {}", batch.path().display()));
+    ip("link del veth0");
+    pod();
+    assert!(attached(&mut kernel, "veth0"));
+    run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
+    let there = kernel.interfaces().into_iter().find(|report| report.name == "veth0" && report.attachment.is_ok());
+    let there = there.expect("attached");
+    assert!(there.hooks.iter().all(|hook| hook.seen.packets >= 3), "{:?}", there.hooks.map(|hook| hook.seen));
+    let own = [there.link.rx_packets - there.link_base.rx_packets, there.link.tx_packets - there.link_base.tx_packets];
+    assert_eq!(own, there.hooks.map(|hook| hook.seen.packets));
 }
 
 /// A bpffs that this thread alone has, and what it starts.

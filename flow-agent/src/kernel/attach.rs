@@ -3,7 +3,7 @@
 //! Takes the programs and an interface; gives [`Hooks`], which leave the interface when they are dropped (TCX) or detached, unless
 //! there are [`Pins`], which keep them for the next agent.
 
-use super::links::Link;
+use super::links::{self, Link};
 use super::load::{PROGRAMS, program};
 use super::pins::Pins;
 use super::syscall::{self, TcxHook};
@@ -27,9 +27,9 @@ pub(super) struct Hooks {
 
 enum Links {
     /// Open file descriptors; closing them detaches.
-    Tcx { _fds: [OwnedFd; 2] },
-    /// The interface's name: filters stay until they are removed by their programs' names.
-    Clsact(String),
+    Tcx { fds: [OwnedFd; 2] },
+    /// The interface's index, because its name may change: filters stay until they are removed by their programs' names.
+    Clsact(u32),
     /// On the way to the head.
     Left,
 }
@@ -63,13 +63,13 @@ impl Hooks {
         let names = names(role, ethernet);
         let ids = [program_id(programs, names[0])?, program_id(programs, names[1])?];
         let links = match wanted {
-            Some(Attachment::Clsact) => clsact(programs, names, &link.name)?,
+            Some(Attachment::Clsact) => clsact(programs, names, link)?,
             _ => match to_head(programs, names, link.index, pins) {
                 // The command is not known below 6.6.
                 Err(AttachError::Refused(error)) if wanted.is_none() && error.raw_os_error() == Some(libc::EINVAL) => {
-                    clsact(programs, names, &link.name)?
+                    clsact(programs, names, link)?
                 }
-                fds => Links::Tcx { _fds: fds? },
+                fds => Links::Tcx { fds: fds? },
             },
         };
         Ok(Self { programs: names, ids, links })
@@ -93,7 +93,7 @@ impl Hooks {
             syscall::link_update(fd.as_fd(), program.as_fd()).map_err(permitted)?;
             pins.keep_link(link.index, hook, fd.as_fd()).map_err(permitted)?;
         }
-        Ok(Some(Self { programs: names, ids, links: Links::Tcx { _fds: fds } }))
+        Ok(Some(Self { programs: names, ids, links: Links::Tcx { fds } }))
     }
 
     /// How they are attached.
@@ -102,6 +102,12 @@ impl Hooks {
             Links::Tcx { .. } | Links::Left => Attachment::Tcx,
             Links::Clsact(_) => Attachment::Clsact,
         }
+    }
+
+    /// Whether the interface that they were attached to is no more, whatever has its index by now. Filters do not tell.
+    pub(super) fn are_dead(&self, index: u32) -> bool {
+        let Links::Tcx { fds } = &self.links else { return false };
+        fds.iter().any(|fd| syscall::link_interface(fd.as_fd()).is_ok_and(|there| there != index))
     }
 
     /// Whether another program has come before one of them.
@@ -125,14 +131,16 @@ impl Hooks {
             pins.forget_links(index);
         }
         self.links = Links::Left;
-        self.links = Links::Tcx { _fds: to_head(programs, self.programs, index, pins)? };
+        self.links = Links::Tcx { fds: to_head(programs, self.programs, index, pins)? };
         Ok(())
     }
 
     /// Leaves the interface.
     pub(super) fn detach(self) {
-        if let Links::Clsact(interface) = &self.links {
-            remove(interface, &self.programs);
+        if let Links::Clsact(index) = self.links
+            && let Some(interface) = links::name(index)
+        {
+            remove(&interface, &self.programs);
         }
     }
 }
@@ -152,7 +160,8 @@ fn program_id(programs: &mut Ebpf, name: &'static str) -> Result<u32, AttachErro
 }
 
 /// Below 6.6, by netlink. Filters of an agent that was killed are still there and would count everything twice.
-fn clsact(programs: &mut Ebpf, names: [&'static str; 2], interface: &str) -> Result<Links, AttachError> {
+fn clsact(programs: &mut Ebpf, names: [&'static str; 2], link: &Link) -> Result<Links, AttachError> {
+    let interface = link.name.as_str();
     remove_leftovers(interface);
     // It may be there already, for a CNI's programs.
     let _ = tc::qdisc_add_clsact(interface);
@@ -171,7 +180,7 @@ fn clsact(programs: &mut Ebpf, names: [&'static str; 2], interface: &str) -> Res
             }
         }
     }
-    Ok(Links::Clsact(interface.to_owned()))
+    Ok(Links::Clsact(link.index))
 }
 
 /// Removes the filters of these programs.

@@ -130,6 +130,7 @@ impl Interfaces {
         let changes = match self.links.changes()? {
             Events::Changes(changes) => changes,
             Events::Lost => {
+                self.forget_dead(maps);
                 self.begin(programs, maps)?;
                 return Ok(true);
             }
@@ -303,6 +304,18 @@ impl Interfaces {
         }
         let hooks = Hooks::attach(programs, link, kind, self.wanted, maps.pins.as_ref());
         Ok((hooks.map_err(|error| error.to_string())?, false))
+    }
+
+    /// Forgets those of which nobody told that they went: another interface with the same index would pass for them.
+    fn forget_dead(&mut self, maps: &Maps) {
+        let is_dead = |index: u32, watched: &Watched| match &watched.state {
+            State::Attached { hooks, .. } => hooks.are_dead(index),
+            State::Waiting(_) => false,
+        };
+        let dead = self.watched.iter().filter(|(index, watched)| is_dead(**index, watched)).map(|(index, _)| *index);
+        for index in dead.collect::<Vec<u32>>() {
+            self.forget(index, maps);
+        }
     }
 
     /// Forgets an interface; true if it was watched.

@@ -4,6 +4,7 @@
 
 use super::LinkCounters;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use std::io;
 
 /// An interface as the kernel describes it.
@@ -51,6 +52,7 @@ const RTM_GETLINK: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_STATS64: u16 = 23;
@@ -58,6 +60,8 @@ const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 /// No message of a dump is longer: the kernel sizes them by the reader's buffer, at most 32 KiB.
 const BUFFER: usize = 64 * 1024;
+/// Dumps in a row, if interfaces come and go all the time.
+const DUMPS: usize = 8;
 
 impl Links {
     /// Subscribes to changes. A dump afterwards misses nothing.
@@ -89,11 +93,10 @@ impl Links {
     pub(super) fn dump(&mut self) -> io::Result<Vec<Link>> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        socket.send_to(&request(), &SocketAddr::new(0, 0), 0)?;
         let mut changes = Vec::new();
-        loop {
-            let size = socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
-            if messages(self.buffer.get(..size).unwrap_or_default(), &mut changes)? {
+        for _ in 0..DUMPS {
+            changes.clear();
+            if self.dump_once(&mut socket, &mut changes)? {
                 break;
             }
         }
@@ -103,6 +106,35 @@ impl Links {
         });
         Ok(links.collect())
     }
+
+    /// False if interfaces came or went meanwhile: some that are there may be missing then.
+    fn dump_once(&mut self, socket: &mut Socket, changes: &mut Vec<Change>) -> io::Result<bool> {
+        socket.send_to(&request(), &SocketAddr::new(0, 0), 0)?;
+        let mut is_whole = true;
+        loop {
+            let size = socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
+            let read = messages(self.buffer.get(..size).unwrap_or_default(), changes)?;
+            is_whole &= !read.is_interrupted;
+            if read.is_last {
+                return Ok(is_whole);
+            }
+        }
+    }
+}
+
+/// What a datagram was.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Datagram {
+    /// It ends a dump.
+    is_last: bool,
+    /// The list has changed since the dump began.
+    is_interrupted: bool,
+}
+
+/// The present name of an interface.
+pub(super) fn name(index: u32) -> Option<String> {
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    netdevice::index_to_name(socket, index).ok()
 }
 
 fn request() -> Vec<u8> {
@@ -114,14 +146,17 @@ fn request() -> Vec<u8> {
     bytes
 }
 
-/// Reads the messages of one datagram; true if it ends a dump.
-fn messages(mut bytes: &[u8], changes: &mut Vec<Change>) -> io::Result<bool> {
+/// Reads the messages of one datagram.
+fn messages(mut bytes: &[u8], changes: &mut Vec<Change>) -> io::Result<Datagram> {
+    let mut datagram = Datagram::default();
     while let Some((length, body)) = bytes.get(..4).and_then(word).zip(bytes.get(16..)) {
         let length = length as usize;
         let kind = bytes.get(4..6).and_then(half).unwrap_or_default();
         let body = body.get(..length.saturating_sub(16)).unwrap_or(body);
+        let flags = bytes.get(6..8).and_then(half).unwrap_or_default();
+        datagram.is_interrupted |= flags & NLM_F_DUMP_INTR != 0;
         match kind {
-            NLMSG_DONE => return Ok(true),
+            NLMSG_DONE => return Ok(Datagram { is_last: true, ..datagram }),
             NLMSG_ERROR => {
                 let code = body.get(..4).and_then(word).unwrap_or_default().cast_signed();
                 return Err(io::Error::from_raw_os_error(code.saturating_neg()));
@@ -132,7 +167,7 @@ fn messages(mut bytes: &[u8], changes: &mut Vec<Change>) -> io::Result<bool> {
         }
         bytes = bytes.get(length.next_multiple_of(4).max(16)..).unwrap_or_default();
     }
-    Ok(false)
+    Ok(datagram)
 }
 
 /// `struct ifinfomsg` and its attributes; none for messages of a bridge's ports, which have the same type.
@@ -234,11 +269,22 @@ mod tests {
         datagram.extend(message(RTM_DELLINK, &veth(false)));
         datagram.extend(message(NLMSG_DONE, &[0; 4]));
         let mut changes = Vec::new();
-        assert!(messages(&datagram, &mut changes).expect("no error in it"));
+        let read = messages(&datagram, &mut changes).expect("no error in it");
+        assert_eq!(read, Datagram { is_last: true, is_interrupted: false });
         let counters = LinkCounters { rx_packets: 3, tx_packets: 5, rx_bytes: 300, tx_bytes: 500 };
         let link =
             Link { index: 7, name: "veth1".into(), layer: 1, kind: "veth".into(), peer_elsewhere: true, counters };
         assert_eq!(changes, [Change::Present(link), Change::Gone(7)]);
+    }
+
+    #[test]
+    fn a_dump_during_which_the_list_changed_says_so() {
+        let mut datagram = message(RTM_NEWLINK, &veth(true));
+        datagram[6..8].copy_from_slice(&(0x2 | NLM_F_DUMP_INTR).to_ne_bytes());
+        datagram.extend(message(NLMSG_DONE, &[0; 4]));
+        let mut changes = Vec::new();
+        let read = messages(&datagram, &mut changes).expect("no error in it");
+        assert_eq!((read, changes.len()), (Datagram { is_last: true, is_interrupted: true }, 1));
     }
 
     #[test]

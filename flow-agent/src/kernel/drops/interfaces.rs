@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+use crate::kernel::links::name;
 
 /// What an interface is called that is no more.
 pub(super) const GONE: &str = "gone";
@@ -19,9 +19,4 @@ impl Names {
         }
         self.0.entry(index).or_insert_with(|| name(index).unwrap_or_else(|| GONE.to_owned())).clone()
     }
-}
-
-fn name(index: u32) -> Option<String> {
-    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
-    netdevice::index_to_name(socket, index).ok()
 }
