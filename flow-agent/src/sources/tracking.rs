@@ -5,7 +5,7 @@
 //! Takes a tick; feeds the table events in an order in which no connection ends before it began. Knows of no packet.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flow_common::time::Timestamp;
 
@@ -14,6 +14,9 @@ use crate::conntrack::{self, Conntrack, Event, Groups, HookStatistics, Hooks, Zo
 use crate::doctor::Feature;
 use crate::kernel::{ConntrackModule, HooksConfig, Rungs, Slice, Standing};
 use crate::table::Table;
+
+/// From a dump that failed to the next attempt. Where the kernel lacks the part that answers, each makes it look for a module.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the two kinds of event come from.
 const NETLINK: &str = "netlink";
@@ -37,6 +40,8 @@ pub struct Tracking {
     later: Vec<Event>,
     /// Events were lost; only a new dump tells what they said.
     lost: bool,
+    /// When a dump failed; the next one waits for [`RETRY`].
+    failed: Option<Instant>,
 }
 
 impl Tracking {
@@ -54,6 +59,7 @@ impl Tracking {
             events: Vec::new(),
             later: Vec::new(),
             lost: true,
+            failed: None,
         };
         tracking.listen();
         tracking.switch_on();
@@ -152,7 +158,7 @@ impl Tracking {
             // What came while the one was left and the other not yet listened to.
             self.lost = true;
         }
-        if self.lost {
+        if self.lost && self.failed.is_none_or(|failed| now.saturating_duration_since(failed) >= RETRY) {
             self.dump(feed, &mut Slice::default(), faults);
         }
     }
@@ -167,9 +173,9 @@ impl Tracking {
         }
         feed.begin_dump();
         match netlink.dump(&self.zones, |entry| feed.dumped(entry)) {
-            Ok(()) => self.lost = false,
+            Ok(()) => (self.lost, self.failed) = (false, None),
             Err(error) => {
-                self.lost = true;
+                (self.lost, self.failed) = (true, Some(Instant::now()));
                 faults.push(error.to_string());
             }
         }
