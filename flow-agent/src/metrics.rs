@@ -125,12 +125,12 @@ const METRICS: &[Metric] = &[
         by_reason(facts, |tally| tally.bytes)
     }),
     gauge("flow_agent_attached", "Whether an interface is attached", |facts| {
-        let attached = |interface: &Interface| u64::from(interface.attached.is_some());
-        facts
-            .interfaces
-            .iter()
-            .map(|interface| (vec![("interface", interface.name.clone())], attached(interface)))
-            .collect()
+        // One that has gone is listed for a while, and another may have its name by then.
+        let mut attached: BTreeMap<&str, u64> = BTreeMap::new();
+        for interface in &facts.interfaces {
+            *attached.entry(&interface.name).or_default() |= u64::from(interface.attached.is_some());
+        }
+        attached.into_iter().map(|(name, value)| (vec![("interface", name.to_owned())], value)).collect()
     }),
     counter("flow_agent_earlier_packets", "Packets that an agent before this one has told of", |facts| {
         by_interface(facts, |interface| interface.earlier().packets)
@@ -139,9 +139,7 @@ const METRICS: &[Metric] = &[
         by_interface(facts, |interface| interface.earlier().bytes)
     }),
     counter("flow_agent_events_lost", "Events of begun and ended flows that found a ring full", |facts| {
-        facts
-            .interfaces
-            .iter()
+        counting(facts)
             .flat_map(|interface| {
                 ["begun", "ended"].into_iter().zip(interface.events_lost).map(|(event, lost)| {
                     (vec![("interface", interface.name.clone()), ("event", event.to_owned())], lost)
@@ -230,9 +228,21 @@ fn one(value: u64) -> Vec<Sample> {
     vec![(Vec::new(), value)]
 }
 
+/// The interfaces that count, and those that did until they went, unless another one has their name by now.
+fn counting(facts: &Facts) -> impl Iterator<Item = &Interface> {
+    let mut by_name: BTreeMap<&str, &Interface> = BTreeMap::new();
+    let has_counted = |interface: &&Interface| interface.attached.is_some() || interface.seen.packets > 0;
+    for interface in facts.interfaces.iter().filter(has_counted) {
+        let shown = by_name.entry(&interface.name).or_insert(interface);
+        if interface.attached.is_some() {
+            *shown = interface;
+        }
+    }
+    by_name.into_values()
+}
+
 fn by_interface(facts: &Facts, value: fn(&Interface) -> u64) -> Vec<Sample> {
-    let attached = facts.interfaces.iter().filter(|interface| interface.attached.is_some());
-    attached.map(|interface| (vec![("interface", interface.name.clone())], value(interface))).collect()
+    counting(facts).map(|interface| (vec![("interface", interface.name.clone())], value(interface))).collect()
 }
 
 fn labelled<const N: usize>(label: &'static str, names: [&str; N], values: [u64; N]) -> Vec<Sample> {
@@ -251,8 +261,7 @@ fn by_drop(facts: &Facts, value: fn(Tally) -> u64) -> Vec<Sample> {
 }
 
 fn by_reason(facts: &Facts, value: fn(Tally) -> u64) -> Vec<Sample> {
-    let attached = facts.interfaces.iter().filter(|interface| interface.attached.is_some());
-    attached
+    counting(facts)
         .flat_map(|interface| {
             interface.losses().map(move |loss| {
                 (vec![("interface", interface.name.clone()), ("reason", loss.reason.clone())], value(loss.tally))
@@ -279,7 +288,7 @@ impl Collector for Latest {
         }
         let (name, help) = ("flow_agent_completeness", "Part of the packets seen that is accounted for or annotated");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for interface in facts.interfaces.iter().filter(|interface| interface.attached.is_some()) {
+        for interface in counting(&facts) {
             let labels = [("interface", interface.name.as_str())];
             ConstGauge::new(interface.completeness()).encode(family.encode_family(&labels)?)?;
         }
@@ -301,6 +310,29 @@ mod tests {
     use super::*;
     use crate::doctor::{DropSite, Drops, Export, Feature, Fill, Loss, Program, Verification};
     use crate::verify::{Outcome, Reason, Sums};
+
+    #[test]
+    fn a_name_that_two_interfaces_had_has_one_value() {
+        let of = |seen: u64, attached: Option<&str>| Interface {
+            name: "cali1".into(),
+            attached: attached.map(Into::into),
+            seen: Tally { packets: seen, bytes: 0 },
+            ..Interface::default()
+        };
+        let value = |interfaces: Vec<Interface>, metric: &str| -> Vec<String> {
+            let (_keep, latest) = watch::channel(Arc::new(Facts { interfaces, ..Facts::default() }));
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry(latest)).unwrap();
+            let prefix = format!("{metric}{{interface=\"cali1\"}} ");
+            text.lines().filter_map(|line| line.strip_prefix(&prefix)).map(ToOwned::to_owned).collect()
+        };
+        let (gone, there) = (of(9, None), of(2, Some("tcx")));
+        for both in [vec![there.clone(), gone.clone()], vec![gone.clone(), there]] {
+            assert_eq!(value(both.clone(), "flow_agent_attached"), ["1"]);
+            assert_eq!(value(both, "flow_agent_seen_packets_total"), ["2"]);
+        }
+        assert_eq!(value(vec![gone], "flow_agent_seen_packets_total"), ["9"], "to be read once more");
+    }
 
     #[test]
     fn facts_appear_under_stable_names() {

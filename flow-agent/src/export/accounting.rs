@@ -27,8 +27,9 @@ pub(super) fn records(facts: &Facts, counts: &Counts) -> Vec<Accounting> {
             last_milliseconds: counts.lost_at[1].millis(),
         }),
     ];
-    let attached = facts.interfaces.iter().filter(|interface| interface.attached.is_some());
-    attached.for_each(|interface| describe(interface, &mut records));
+    let is_there = |index: u32| facts.interfaces.iter().any(|other| other.index == index && other.attached.is_some());
+    let is_told = |it: &&Interface| it.attached.is_some() || it.seen.packets > 0 && !is_there(it.index);
+    facts.interfaces.iter().filter(is_told).for_each(|interface| describe(interface, &mut records));
     records.extend(facts.addresses.iter().map(|address| {
         Accounting::Addr(NodeAddr {
             interface: address.index,
@@ -61,6 +62,23 @@ mod tests {
     use super::*;
     use crate::addresses::Address;
     use crate::doctor::Loss;
+
+    #[test]
+    fn an_interface_that_has_gone_is_told_of_until_another_has_its_index() {
+        let gone = Interface { index: 4, seen: Tally { packets: 7, bytes: 700 }, ..Interface::default() };
+        let told = |interfaces: &[&Interface]| -> Vec<u64> {
+            let facts = Facts { interfaces: interfaces.iter().copied().cloned().collect(), ..Facts::default() };
+            let seen = |record: Accounting| match record {
+                Accounting::Interface(count) if count.reason == "seen" => Some(count.packets),
+                _ => None,
+            };
+            records(&facts, &Counts::default()).into_iter().filter_map(seen).collect()
+        };
+        let waiting = Interface { index: 5, ..Interface::default() };
+        assert_eq!(told(&[&waiting, &gone]), [7]);
+        let next = Interface { attached: Some("tcx".into()), seen: Tally { packets: 1, bytes: 60 }, ..gone.clone() };
+        assert_eq!(told(&[&next, &waiting, &gone]), [1]);
+    }
 
     /// What the aggregator adds up: seen is accounted, annotated, or lost for a reason, once nothing waits.
     #[test]
