@@ -48,7 +48,7 @@ settings! {
         ]),
         /// Interfaces that are ways to other Nodes and the world: globs, `!glob` excludes. Wins over `interfaces.pods`.
         "interfaces.uplinks" => uplinks: Vec<String> = patterns(&[
-            "eth*", "en*", "bond*", "wl*", "ib*",
+            "eth*", "en*", "!eni*", "bond*", "wl*", "ib*",
         ]),
         /// Interfaces that can be attached at one time. Each keeps two files open, the limit of which is raised at the start.
         "maxInterfaces" => max_interfaces: u32 = 1_024,

@@ -106,6 +106,24 @@ mod tests {
     }
 
     #[test]
+    fn by_default_each_of_the_common_names_has_its_role() {
+        let crate::config::Config { pods, uplinks, .. } = crate::config::Config::default();
+        let roles = Roles::new(&pods, &uplinks);
+        let role = |name: &str| match roles.decide(&Link { name: name.into(), layer: 1, ..Link::default() }) {
+            Decision::Attach { role, .. } => Some(role),
+            _ => None,
+        };
+        for name in
+            ["veth1a2b3c4d", "cali1a2b3c4d5e6", "lxc1a2b3c", "eni1a2b3c4d5e6", "gke1a2b3c4d5e6", "azv1a2b3c4d5e6"]
+        {
+            assert_eq!(role(name), Some(Role::Pod), "{name}");
+        }
+        for name in ["eth0", "eno1", "ens5", "enp0s31f6", "enx001122334455", "bond0", "wlp3s0"] {
+            assert_eq!(role(name), Some(Role::Uplink), "{name}");
+        }
+    }
+
+    #[test]
     fn names_and_kinds_decide() {
         let attach = |role, ethernet| Decision::Attach { role, ethernet };
         assert_eq!(decide("veth1a2b", "veth", true, 1), attach(Role::Pod, true));
