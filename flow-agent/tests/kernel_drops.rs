@@ -30,7 +30,7 @@ const UDP: u8 = 17;
 const TCP: u8 = 6;
 
 #[rustfmt::skip]
-const CASES: [Case; 12] = [
+const CASES: [Case; 15] = [
     Case { counter: "forward", at_tc: true, side: Side::Pod, protocol: UDP, dst: "10.9.2.2", port: 9001, packets: 7 },
     Case { counter: "forward", at_tc: true, side: Side::Pod, protocol: UDP, dst: "fd09:2::2", port: 9001, packets: 5 },
     Case { counter: "forward", at_tc: true, side: Side::Pod, protocol: TCP, dst: "10.9.2.2", port: 9001, packets: 1 },
@@ -42,6 +42,9 @@ const CASES: [Case; 12] = [
     Case { counter: "output", at_tc: false, side: Side::Node, protocol: UDP, dst: "10.9.2.2", port: 9004, packets: 6 },
     Case { counter: "output", at_tc: false, side: Side::Node, protocol: UDP, dst: "fd09:2::2", port: 9004, packets: 2 },
     Case { counter: "reset", at_tc: true, side: Side::Pod, protocol: TCP, dst: "10.9.2.2", port: 9005, packets: 1 },
+    Case { counter: "service", at_tc: true, side: Side::Pod, protocol: UDP, dst: "10.96.0.10", port: 9007, packets: 4 },
+    Case { counter: "service", at_tc: true, side: Side::Pod, protocol: UDP, dst: "fd96::10", port: 9007, packets: 3 },
+    Case { counter: "service", at_tc: true, side: Side::Pod, protocol: TCP, dst: "10.96.0.10", port: 9007, packets: 1 },
     Case { counter: "unreachable", at_tc: true, side: Side::Pod, protocol: UDP, dst: "10.9.2.2", port: 9006, packets: 1 },
 ];
 

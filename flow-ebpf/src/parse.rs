@@ -294,21 +294,39 @@ fn ends<L: Load>(load: &L, into: &mut Packet) {
         Fragment::Later => Transport::NONE,
         _ => Transport::load(load, into.family, into.protocol, into.transport, into.end),
     };
+    let reversed = sort(into, transport.ports, transport.query);
+    into.flags = transport.flags;
+    into.state = match transport.query {
+        Some(reply) if transport.answers => origin::known(reversed != reply),
+        _ => origin::of(transport.flags, reversed),
+    };
+}
+
+/// Makes the key of the ends that the datagram has, and of these ports. Gives whether the packet goes from end 1.
+#[inline(always)]
+fn sort(into: &mut Packet, ports: u32, query: Option<bool>) -> bool {
     let (src, dst) = (into.datagram.src, into.datagram.dst);
-    let ports = transport.ports;
-    let reversed = match transport.query {
+    let reversed = match query {
         Some(reply) if src == dst => reply,
         Some(_) => above6(&src, &dst, 0, 0),
         None => above6(&src, &dst, source(ports), destination(ports)),
     };
     let addr = if reversed { [dst, src] } else { [src, dst] };
     // An ICMP identifier and type belong to no end.
-    let ports = if reversed && transport.query.is_none() { swapped(ports) } else { ports };
+    let ports = if reversed && query.is_none() { swapped(ports) } else { ports };
     into.key = Key6::new(addr, ports, into.protocol);
     into.direction = u32::from(reversed);
-    into.flags = transport.flags;
-    into.state = match transport.query {
-        Some(reply) if transport.answers => origin::known(reversed != reply),
-        _ => origin::of(transport.flags, reversed),
-    };
+    reversed
+}
+
+/// Gives a first packet the key that it had between these ends; the addresses stand in its datagram. An ICMP identifier stays, and what
+/// has no ports has none.
+#[inline(always)]
+pub fn between(into: &mut Packet, ports: u32) {
+    let known = into.key.ports();
+    if is_icmp(into) {
+        sort(into, known, Some(false));
+    } else {
+        sort(into, if known == 0 { 0 } else { ports }, None);
+    }
 }

@@ -34,6 +34,11 @@ table inet lab {
     counter n_output { }
     counter n_reset { }
     counter n_unreachable { }
+    counter n_service { }
+    chain service { type nat hook prerouting priority -100;
+        ip daddr 10.96.0.10 meta l4proto { tcp, udp } th dport 9007 dnat ip to 10.9.2.2:9008
+        ip6 daddr fd96::10 meta l4proto { tcp, udp } th dport 9007 dnat ip6 to [fd09:2::2]:9008
+    }
     chain prerouting { type filter hook prerouting priority -300;
         meta l4proto { tcp, udp } th dport 9003 counter name n_prerouting drop
     }
@@ -42,6 +47,7 @@ table inet lab {
     }
     chain forwarding { type filter hook forward priority 0;
         meta l4proto { tcp, udp } th dport 9001 counter name n_forward drop
+        meta l4proto { tcp, udp } th dport 9008 counter name n_service drop
         tcp dport 9005 counter name n_reset reject with tcp reset
         udp dport 9006 counter name n_unreachable reject with icmpx type port-unreachable
     }

@@ -30,6 +30,18 @@ pub struct Offsets {
     pub dst_dev: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
+    /// `sk_buff._nfct`; 0 where the kernel's types do not tell of connection tracking, and the following are not known.
+    pub skb_conn: u32,
+    /// `nf_conn.status`.
+    pub conn_status: u32,
+    /// `nf_conn.tuplehash[0].tuple.src.u3`.
+    pub conn_src_addr: u32,
+    /// `nf_conn.tuplehash[0].tuple.src.u`.
+    pub conn_src_port: u32,
+    /// `nf_conn.tuplehash[0].tuple.dst.u3`.
+    pub conn_dst_addr: u32,
+    /// `nf_conn.tuplehash[0].tuple.dst.u`.
+    pub conn_dst_port: u32,
 }
 
 /// Addresses of kernel functions whose drops are netfilter's, each from its first byte to behind its last; zeroes are none.
@@ -114,5 +126,5 @@ pub struct DropCounters {
     pub events_lost: u64,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 48 && size_of::<Site>() == 16 && size_of::<DropKey>() == 48);
+const _: () = assert!(size_of::<Offsets>() == 72 && size_of::<Site>() == 16 && size_of::<DropKey>() == 48);
 const _: () = assert!(size_of::<Dropped>() == 88 && size_of::<DropEvent>() == 136 && size_of::<DropCounters>() == 64);

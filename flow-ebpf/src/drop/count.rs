@@ -29,7 +29,7 @@ pub(crate) fn count(skb: Skb, location: u64, reason: u32) {
     bump(counters, |counters| unsafe { &raw mut (*counters).wanted });
     let Some(headers) = headers else { return bump(counters, |counters| unsafe { &raw mut (*counters).unreadable }) };
     // SAFETY: the agent alone writes it.
-    in_flow(counters, &headers, &site, unsafe { *class });
+    in_flow(counters, skb, &headers, &site, unsafe { *class });
 }
 
 /// Adds to the site's count, which begins with its first drop.
@@ -49,7 +49,7 @@ fn at_site(counters: *mut DropCounters, site: &Site, bytes: u64) {
 
 /// Adds to what of the packet's flow was dropped.
 #[inline(always)]
-fn in_flow(counters: *mut DropCounters, headers: &Headers, site: &Site, class: u32) {
+fn in_flow(counters: *mut DropCounters, skb: Skb, headers: &Headers, site: &Site, class: u32) {
     let mut packet = Packet::default();
     if parse::packet(headers, headers.frame, &mut packet).is_err() {
         return bump(counters, |counters| unsafe { &raw mut (*counters).unreadable });
@@ -57,6 +57,7 @@ fn in_flow(counters: *mut DropCounters, headers: &Headers, site: &Site, class: u
     if packet.fragment == Fragment::Later {
         return bump(counters, |counters| unsafe { &raw mut (*counters).fragments });
     }
+    skb.as_it_came(&mut packet);
     let key = DropKey { key: packet.key, family: packet.family, spare: 0 };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };

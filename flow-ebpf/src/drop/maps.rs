@@ -40,6 +40,12 @@ static OFFSETS: Offsets = Offsets {
     dev_net: 0,
     dst_dev: 0,
     net_inum: 0,
+    skb_conn: 0,
+    conn_status: 0,
+    conn_src_addr: 0,
+    conn_src_port: 0,
+    conn_dst_addr: 0,
+    conn_dst_port: 0,
 };
 
 /// Reasons up to this one are none: the kernel frees what has done its duty, or does not say.

@@ -4,10 +4,18 @@
 
 use crate::maps::{namespace, offset};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use flow_ebpf::parse::{Frame, Header, Load};
+use flow_ebpf::parse::{self, Frame, Header, Load, Packet};
 
 /// `_skb_refdst` has a flag in its lowest bit.
 const NOT_COUNTED: u64 = 1;
+
+/// `_nfct` has in its lowest bits how the packet stands to its connection, of which this one is: it begins it.
+const STANDING: u64 = 7;
+const BEGINS: u64 = 2;
+
+/// Bits of `nf_conn.status`: it is in the table; an end of it is translated.
+const CONFIRMED: u64 = 1 << 3;
+const TRANSLATED: u64 = 1 << 4 | 1 << 5;
 
 /// Longest packet whose IP length says how long it is.
 const LONGEST: u32 = 0xffff;
@@ -50,6 +58,30 @@ impl Skb {
         ours(read(route, offset!(dst_dev))?)
     }
 
+    /// Gives a packet that would have begun a translated connection the key that it came with. It got no further than to be translated: no
+    /// tc program saw it as it is now, and connection tracking tells nobody of what it did not keep.
+    #[inline(always)]
+    pub(crate) fn as_it_came(self, packet: &mut Packet) {
+        if offset!(skb_conn) == 0 {
+            return;
+        }
+        let tracked = read::<u64>(self.0, offset!(skb_conn)).unwrap_or_default();
+        let conn = tracked & !STANDING;
+        if conn == 0 || tracked & STANDING != BEGINS {
+            return;
+        }
+        let status = read::<u64>(conn, offset!(conn_status)).unwrap_or_default();
+        if status & TRANSLATED == 0 || status & CONFIRMED != 0 {
+            return;
+        }
+        let ends = (address(conn, offset!(conn_src_addr), packet), address(conn, offset!(conn_dst_addr), packet));
+        let ports = (read::<u16>(conn, offset!(conn_src_port)), read::<u16>(conn, offset!(conn_dst_port)));
+        if let ((Some(src), Some(dst)), (Some(src_port), Some(dst_port))) = (ends, ports) {
+            (packet.datagram.src, packet.datagram.dst) = (src, dst);
+            parse::between(packet, src_port as u32 | (dst_port as u32) << 16);
+        }
+    }
+
     /// Its headers, if it has any.
     #[inline(always)]
     pub(crate) fn headers(self) -> Option<Headers> {
@@ -66,6 +98,12 @@ impl Skb {
         let network = head.wrapping_add(network as u64);
         Some(Headers { network, together: length.wrapping_sub(elsewhere), frame })
     }
+}
+
+/// An address of a connection as a packet of the family has it.
+#[inline(always)]
+fn address(conn: u64, offset: usize, packet: &Packet) -> Option<[u64; 2]> {
+    if packet.family == 4 { Some([read::<u32>(conn, offset)? as u64, 0]) } else { read(conn, offset) }
 }
 
 /// Index of a device, if it is in our namespace.

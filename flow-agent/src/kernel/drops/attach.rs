@@ -128,7 +128,11 @@ pub(super) fn open(config: &DropsConfig, sites: u32, report: &mut Report) -> Res
     let btf = Btf::of_kernel(Some("openvswitch"))?;
     let reasons = Reasons::of(&btf);
     let places = places::netfilter(Path::new(places::SYMBOLS));
-    let mut programs = load(config, sites, &offsets(&btf)?, &reasons, places)?;
+    let mut offsets = offsets(&btf)?;
+    if let Ok(with_conntrack) = Btf::of_kernel(Some("nf_conntrack")) {
+        add_connection(&with_conntrack, &mut offsets);
+    }
+    let mut programs = load(config, sites, &offsets, &reasons, places)?;
     for rung in Rung::ALL {
         let possible = match rung {
             _ if rung.has_reasons() => reasons.not_specified.map(drop).ok_or(Refusal::NoReasons),
@@ -249,5 +253,22 @@ fn offsets(btf: &Btf) -> Result<Offsets, OpenError> {
         dev_net: of("net_device", "nd_net.net", "net_device.nd_net")?,
         dst_dev: of("dst_entry", "dev", "dst_entry.dev")?,
         net_inum: of("net", "ns.inum", "net.ns")?,
+        ..Offsets::default()
     })
+}
+
+/// Adds where a connection has its ends; nothing where the types do not tell.
+fn add_connection(btf: &Btf, offsets: &mut Offsets) -> Option<()> {
+    let of = |structure, path| btf.member(structure, path).map(|member| member.offset);
+    let conn = |path| of("nf_conn", path);
+    *offsets = Offsets {
+        skb_conn: of("sk_buff", "_nfct")?,
+        conn_status: conn("status")?,
+        conn_src_addr: conn("tuplehash[0].tuple.src.u3")?,
+        conn_src_port: conn("tuplehash[0].tuple.src.u")?,
+        conn_dst_addr: conn("tuplehash[0].tuple.dst.u3")?,
+        conn_dst_port: conn("tuplehash[0].tuple.dst.u")?,
+        ..*offsets
+    };
+    Some(())
 }
