@@ -195,6 +195,9 @@ pub struct Conntrack {
     pub no_room: u64,
     /// Where it counts the packets: connections that another one at the same ends stands for.
     pub shadowed: u64,
+    /// Connections that found no room among those whose packets are still to be seen: where one is translated, its packets before and
+    /// after are two flows.
+    pub unjoined: u64,
 }
 
 /// What the kernel dropped.

@@ -177,6 +177,11 @@ const METRICS: &[Metric] = &[
         "Tracked connections in no record, where connection tracking counts",
         |facts| labelled("cause", ["no_room", "shadowed"], [facts.conntrack.no_room, facts.conntrack.shadowed]),
     ),
+    counter(
+        "flow_agent_conntrack_unjoined",
+        "Tracked connections that found no room until their packets are seen; translated ones are two flows",
+        |facts| one(facts.conntrack.unjoined),
+    ),
     gauge("flow_agent_source", "1 for whoever counts the packets", |facts| {
         let name = match facts.source {
             Source::Ebpf => "ebpf",

@@ -127,6 +127,13 @@ fn judge_conntrack(conntrack: &Conntrack, source: Source, findings: &mut Vec<Fin
         let what = format!("{} connections are in no record, as there was no room for them", conntrack.no_room);
         findings.push(Finding::new(what, "raise maxFlows"));
     }
+    if conntrack.unjoined > 0 {
+        let what = format!(
+            "{} tracked connections found no room: those of them that are translated are two flows",
+            conntrack.unjoined
+        );
+        findings.push(Finding::new(what, "raise maxFlows"));
+    }
     if conntrack.overruns > 0 {
         let what = format!("connection tracking dropped events {} times; a dump made up for it", conntrack.overruns);
         findings.push(Finding::new(what, "nothing, unless it goes on: then give the agent more CPU"));
@@ -224,6 +231,7 @@ mod tests {
             entries: 9,
             capacity: 10,
             overruns: 2,
+            unjoined: 4,
             ..facts.conntrack
         };
         facts.export = Export {

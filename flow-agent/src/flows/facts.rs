@@ -40,7 +40,7 @@ pub(super) fn gather(uptime: Duration, sources: &mut Sources, table: &Table, ind
             evicted: statistics.evicted,
         },
         drops: drops(sources, table),
-        conntrack: tracking(sources),
+        conntrack: tracking(sources, statistics.refused),
         features,
         objects: objects(sources, index),
         faults: sources.take_faults(),
@@ -127,7 +127,7 @@ fn features(interfaces: &[Interface], sources: &mut Sources) -> Vec<Feature> {
     [tc, keeping].into_iter().chain(sources.tracking().features()).collect()
 }
 
-fn tracking(sources: &mut Sources) -> Conntrack {
+fn tracking(sources: &mut Sources, unjoined: u64) -> Conntrack {
     let left_out = sources.left_out();
     let tracking = sources.tracking();
     let hooks = tracking.hook_statistics();
@@ -146,6 +146,7 @@ fn tracking(sources: &mut Sources) -> Conntrack {
         repeated: hooks.repeated,
         no_room: left_out.no_room,
         shadowed: left_out.shadowed,
+        unjoined,
     }
 }
 
