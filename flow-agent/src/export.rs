@@ -161,7 +161,7 @@ impl Exporter {
             if let Some(session) = self.outbox.finished() {
                 send(connection, session).await?;
             }
-            self.outbox.sent();
+            self.outbox.sent(now());
             if !more {
                 return connection.flush().await;
             }

@@ -50,6 +50,8 @@ pub(super) struct Outbox {
     /// Of the session, as far as they are in `counts`.
     counted: Counters,
     spool: Spool<Record>,
+    /// Records of the spool that wait that are in the session's messages.
+    encoded: usize,
     capacity: usize,
     counts: Counts,
 }
@@ -66,7 +68,7 @@ impl Outbox {
             template_resend: None,
         };
         let (counted, counts) = (Counters::default(), Counts::default());
-        Self { settings, session: None, counted, spool: Spool::new(capacity, HOLD), capacity, counts }
+        Self { settings, session: None, counted, spool: Spool::new(capacity, HOLD), encoded: 0, capacity, counts }
     }
 
     /// A batch while there is no connection: ended flows wait, the totals of the others heal what they miss.
@@ -83,6 +85,7 @@ impl Outbox {
     /// A connection began: every ended flow is to be sent on it, and templates come first.
     pub(super) fn begin(&mut self, message_limit: usize, datagrams: bool, now: Timestamp) {
         self.spool.reconnected();
+        self.encoded = 0;
         let template_resend = datagrams.then_some(TEMPLATE_RESEND);
         let mut session = Session::new(Settings { message_limit, template_resend, ..self.settings });
         session.begin(now.seconds());
@@ -114,13 +117,11 @@ impl Outbox {
     pub(super) fn take_spooled(&mut self, max: usize, now: Timestamp) -> bool {
         let Some(session) = &mut self.session else { return false };
         session.begin(now.seconds());
-        let mut taken = 0;
-        for record in self.spool.waiting().take(max) {
+        for record in self.spool.waiting().skip(self.encoded).take(max) {
             push(session, record);
-            taken += 1;
+            self.encoded += 1;
         }
-        self.spool.mark_sent(taken, now);
-        self.spool.waiting().next().is_some()
+        self.spool.waiting().nth(self.encoded).is_some()
     }
 
     /// Encodes a record of options data.
@@ -149,7 +150,8 @@ impl Outbox {
     }
 
     /// The finished messages were sent.
-    pub(super) fn sent(&mut self) {
+    pub(super) fn sent(&mut self, now: Timestamp) {
+        self.spool.mark_sent(std::mem::take(&mut self.encoded), now);
         if let Some(session) = &mut self.session {
             session.clear();
         }
@@ -209,5 +211,41 @@ fn push(session: &mut Session, record: &Record) {
     static SAID: Once = Once::new();
     if let Err(refused) = session.push(&record.head, &record.tail, &record.extended) {
         SAID.call_once(|| tracing::warn!("a record is not sent, and others like it are only counted: {refused}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flow_common::record::{Cut, Extended, Family, Head, Tail};
+
+    use super::*;
+
+    fn ended(flow_id: u64) -> Record {
+        let tail = Arc::new(Tail::default().to_encoded(Family::V4, &mut Cut::default()));
+        let head = Head { end_reason: EndReason::End, packet_delta: 1, ..Head::default() };
+        Record { head, tail, extended: Extended { flow_id, ..Extended::default() } }
+    }
+
+    #[test]
+    fn what_a_connection_broke_under_was_not_sent() {
+        let now = Timestamp::from_seconds(1_000);
+        let mut outbox = Outbox::new(1, true, false, 2);
+        outbox.store(&[ended(1), ended(2)], now);
+        outbox.begin(STREAM_LIMIT, false, now);
+        assert!(outbox.take_spooled(1, now));
+        assert!(outbox.finished().is_some());
+        outbox.sent(now);
+        assert!(!outbox.take_spooled(1, now));
+        assert_eq!(outbox.unsent(), 1, "it is on its way");
+        outbox.end();
+        assert_eq!((outbox.spooled(), outbox.unsent()), (2, 1));
+        outbox.store(&[ended(3), ended(4)], now);
+        assert_eq!(outbox.counts().lost_flows, 1, "of the two that left one was sent");
+        outbox.begin(STREAM_LIMIT, false, now);
+        while outbox.take_spooled(1, now) {}
+        outbox.sent(now);
+        assert_eq!(outbox.unsent(), 0);
     }
 }
