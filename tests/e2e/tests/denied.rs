@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::joined::listed;
 use lab::product::{Product, Settings};
-use lab::topology::{CLOSED, DROPPED_PORT, FAMILIES, Family, Host, Node, Pod, Protocol};
+use lab::topology::{CLOSED, DROPPED_PORT, FAMILIES, Family, Host, Node, Pod, Protocol, cluster_ip};
 use lab::traffic::{Kind, Outcome, Report, now_ms};
 use lab::wait::eventually;
 
@@ -19,6 +19,9 @@ const RESET: u16 = 9_901;
 const UNREACHABLE: u16 = 9_902;
 const DROPPED_BEYOND: u16 = 9_903;
 const DEAF: u16 = 9_904;
+/// Of a Service, and of the Pod behind it.
+const SERVED: u16 = 9_905;
+const BEHIND: u16 = 9_906;
 
 /// Two attempts: the second comes after a second.
 const CONNECT: Kind = Kind::Connect { patience_ms: 1_500 };
@@ -47,6 +50,11 @@ fn rules(lab: &Lab) -> Result<()> {
         &[
             forward(&format!("tcp dport {RESET} reject with tcp reset")),
             forward(&format!("udp dport {UNREACHABLE} reject with icmpx type port-unreachable")),
+            forward(&format!("tcp dport {BEHIND} drop")),
+            "add table inet served".to_owned(),
+            "add chain inet served prerouting { type nat hook prerouting priority -110; }".to_owned(),
+            served(Family::V4),
+            served(Family::V6),
         ],
     )?;
     nft(&Host::Node(Node::B), &[forward(&format!("tcp dport {DROPPED_BEYOND} drop"))])?;
@@ -58,6 +66,12 @@ fn rules(lab: &Lab) -> Result<()> {
             format!("add rule inet deaf input tcp dport {DEAF} drop"),
         ],
     )
+}
+
+fn served(family: Family) -> String {
+    let (ip, behind) = (family.nft(), SocketAddr::new(Pod::server(Node::B).addr(family), BEHIND));
+    let service = cluster_ip(family);
+    format!("add rule inet served prerouting {ip} daddr {service} tcp dport {SERVED} dnat {ip} to {behind}")
 }
 
 fn connect(lab: &Lab, family: Family, to: SocketAddr, outcome: Outcome) -> Result<Report> {
@@ -82,6 +96,12 @@ fn claims(lab: &Lab, family: Family) -> Result<Vec<Claim>> {
     Ok(vec![
         claim("dropped", connect(lab, family, server(DROPPED_PORT), Outcome::Unanswered)?, 130, true),
         claim("dropped beyond", connect(lab, family, server(DROPPED_BEYOND), Outcome::Unanswered)?, 130, true),
+        claim(
+            "dropped behind a Service",
+            connect(lab, family, SocketAddr::new(cluster_ip(family), SERVED), Outcome::Unanswered)?,
+            130,
+            true,
+        ),
         claim("reset", connect(lab, family, server(RESET), Outcome::Refused)?, 129, true),
         claim("unreachable", datagram(lab, family, server(UNREACHABLE))?, 129, true),
         claim("nobody listens", connect(lab, family, server(CLOSED.target), Outcome::Refused)?, 129, false),
