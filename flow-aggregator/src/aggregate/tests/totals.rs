@@ -182,6 +182,26 @@ fn without_flow_ids_the_start_times_decide() {
 }
 
 #[test]
+fn without_flow_ids_a_clock_that_is_ahead_is_no_exporter_that_begins_anew() {
+    let ahead = |mut record: FlowRecord| {
+        record.extended.flow_id = 0;
+        record.extended.start_milliseconds += 2_000;
+        record.extended.end_milliseconds += 2_000;
+        record
+    };
+    let mut first = source(5, 10);
+    first.extended.flow_id = 0;
+    let mut table = table();
+    table.hear(NODE_A, &[first], 0);
+    table.hear(NODE_B, &[ahead(destination(5, 10))], 0);
+    table.pass(1, 100);
+    assert_eq!((table.exports().len(), table.fill().tombstones), (1, 1));
+    table.hear(NODE_B, &[120, 125].map(|second| since(ahead(destination(second, u64::from(second) - 105)), 5)), 125);
+    assert_eq!(exported(&mut table, 126), Some((20, 10)));
+    assert_eq!(table.counts().restarted, 0);
+}
+
+#[test]
 fn senders_of_deltas_alone_add_up_and_are_never_repeats() {
     let mut table = table();
     let router = Source { addr: [192, 0, 2, 77].into(), domain: 0 };
