@@ -220,23 +220,18 @@ impl<A: Addr> Flows<A> {
                 turn.counts.restarted += 1;
                 self.further(slot, side, item, Some(tail), turn);
             }
-            Relation::Reused if flow.is_partner_out_of_step(side, &item.numbers) => {
-                self.further(slot, side, item, Some(tail), turn);
-            }
-            Relation::Reused => {
-                turn.counts.reused += 1;
-                self.close(slot, turn);
-                self.begin(item, tail, turn);
-            }
-            Relation::Earlier => {
+            relation @ (Relation::Reused | Relation::Earlier) => {
                 let out_of_step = flow.is_partner_out_of_step(side, &item.numbers);
+                // Others under the key may have come and gone before this one was heard of again.
                 match self.resting(item, tail, Flow::goes_on_with) {
                     Some(number) => self.late(number, item, tail, turn),
                     None if out_of_step => self.further(slot, side, item, Some(tail), turn),
-                    None => match self.resting(item, tail, Flow::is_partner_out_of_step) {
-                        Some(number) => self.late(number, item, tail, turn),
-                        None => self.alone(item, tail, turn),
-                    },
+                    None if relation == Relation::Earlier => self.earlier(item, tail, turn),
+                    None => {
+                        turn.counts.reused += 1;
+                        self.close(slot, turn);
+                        self.begin(item, tail, turn);
+                    }
                 }
             }
         }
@@ -336,10 +331,15 @@ impl<A: Addr> Flows<A> {
         true
     }
 
-    /// A record of an earlier connection that left no tombstone, under the key of a later one: exported as it is.
-    fn alone(&mut self, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
-        if let Some(slot) = self.create(item, tail, turn) {
-            self.close(slot, turn);
+    /// A record of an earlier connection under the key of a later one: if that left no tombstone, it is exported as it is.
+    fn earlier(&mut self, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
+        match self.resting(item, tail, Flow::is_partner_out_of_step) {
+            Some(number) => self.late(number, item, tail, turn),
+            None => {
+                if let Some(slot) = self.create(item, tail, turn) {
+                    self.close(slot, turn);
+                }
+            }
         }
     }
 

@@ -85,7 +85,7 @@ impl<A: Addr> Flow<A> {
         if known.flow_id != 0 && numbers.flow_id != 0 {
             return known.flow_id == numbers.flow_id;
         }
-        numbers.start <= self.end()
+        numbers.start <= self.end() && numbers.end >= self.start
     }
 
     /// The exporter counts from zero: what it had counted is added to all it will say.

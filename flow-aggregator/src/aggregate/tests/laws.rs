@@ -2,11 +2,14 @@
 
 use crate::aggregate::{
     Aggregate, Settings, Source,
-    testing::{EPOCH, NODE_A, NODE_B, destination, over, settings, since, source},
+    testing::{EPOCH, NODE_A, NODE_B, destination, external, over, settings, since, source},
 };
-use flow_common::record::{AggregatedFlow, FlowRecord};
+use flow_common::record::{AggregatedFlow, EndReason, FlowRecord, ForwardingStatus};
 use proptest::prelude::*;
 use std::collections::HashMap;
+
+/// A Node's record of so many seconds and packets.
+type Half = fn(u32, u64) -> FlowRecord;
 
 /// What a Node sends of one connection: a record every five seconds with what was counted until then.
 fn story(half: impl Fn(u32, u64) -> FlowRecord, steps: &[u64]) -> Vec<FlowRecord> {
@@ -128,7 +131,7 @@ proptest! {
         let mut table = Aggregate::new(&settings());
         let mut exported = HashMap::new();
         for (now, (port, flow_id, start, end, packets, (second, ended, plain))) in records.into_iter().enumerate() {
-            let (node, half): (Source, fn(u32, u64) -> FlowRecord) =
+            let (node, half): (Source, Half) =
                 if second { (NODE_B, destination) } else { (NODE_A, source) };
             let mut record = half(start + end, packets);
             record.head.src_port = port;
@@ -149,5 +152,89 @@ proptest! {
         table.pass(121, 900);
         let fill = table.fill();
         prop_assert_eq!((fill.flows, fill.tombstones, fill.tails), (0, 0, 0));
+    }
+}
+
+/// What both Nodes send of connections that follow one another under one key, each so many seconds after the one before
+/// and with these packets every five seconds; the number of each connection is its application's name.
+fn stories(connections: &[(u32, Vec<u64>)], skew: u64, denied: bool, plain: bool) -> [Vec<FlowRecord>; 2] {
+    let halves: [(u64, Half); 2] = [(0, source), (skew, destination)];
+    halves.map(|(skew, half)| {
+        let (mut begin, mut told) = (0, Vec::new());
+        for (number, (gap, steps)) in connections.iter().enumerate() {
+            begin += gap;
+            let mut records = story(half, steps);
+            if denied && skew == 0 {
+                // An attempt that did not come through, which the other Node does not know of.
+                let mut attempt = over(half(0, 1));
+                attempt.extended.forwarding_status = ForwardingStatus::Dropped;
+                records.iter_mut().for_each(|record| record.head.packet_total += 1);
+                records.insert(0, attempt);
+            }
+            for mut record in records {
+                let later = u64::from(begin) * 1000 + skew;
+                record.extended.start_milliseconds += later;
+                record.extended.end_milliseconds += later;
+                record.extended.flow_id = if plain { 0 } else { record.extended.flow_id << 8 | number as u64 };
+                record.tail.app_protocol = number.to_string();
+                told.push(record);
+            }
+            begin += 5 * steps.len() as u32;
+        }
+        told
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Connections that follow one another under one key, with clocks that differ, one Node ahead of the other, ends told
+    /// again, denied attempts, time-outs and a table too small: of each what is exported adds up, and both ends are named.
+    #[test]
+    fn connections_under_one_key_are_told_apart(
+        connections in prop::collection::vec((22..40_u32, prop::collection::vec(1..50_u64, 1..5)), 1..4),
+        steps in prop::collection::vec((any::<bool>(), 0..12_u8, 1..30_u32), 60),
+        skew in prop_oneof![Just(1), 1..8_000_u64],
+        [denied, plain, crowded]: [bool; 3],
+    ) {
+        let stories = stories(&connections, skew, denied, plain);
+        let max_flows = if crowded { 1 } else { 1_000 };
+        let mut table = Aggregate::new(&Settings { tombstone: 100_000, max_flows, ..settings() });
+        let (mut at, mut now, mut exports) = ([0, 0], 0, Vec::new());
+        let rest = [(false, 0, 1), (true, 0, 1)].repeat(30);
+        for (step, (second, what, seconds)) in steps.into_iter().chain(rest).enumerate() {
+            let (node, story) = ([NODE_A, NODE_B][usize::from(second)], &stories[usize::from(second)]);
+            let at = &mut at[usize::from(second)];
+            match what {
+                11 => {
+                    table.pass(now + 1, now + seconds);
+                    now += seconds;
+                }
+                10 => {
+                    let ends = story[..*at].iter().filter(|record| record.head.end_reason == EndReason::End);
+                    table.hear(node, &ends.cloned().collect::<Vec<_>>(), now);
+                }
+                9 => {
+                    // Another flow, for which the one at hand may have to make room.
+                    let mut other = external(5, 1);
+                    (other.head.src_port, other.extended.flow_id) = (step as u16, step as u64);
+                    table.hear(NODE_A, &[other], now);
+                }
+                _ => {
+                    table.hear(node, story.get(*at..=*at).unwrap_or_default(), now);
+                    *at = story.len().min(*at + 1);
+                }
+            }
+            exports.extend(table.exports());
+        }
+        table.pass(now + 1, now + 200);
+        exports.extend(table.exports());
+        for (number, (_, packets)) in connections.iter().enumerate() {
+            let told = exports.iter().filter(|flow| flow.tail.app_protocol == number.to_string());
+            let told: Vec<AggregatedFlow> = told.cloned().collect();
+            prop_assert_eq!(sums(&told).0, packets.iter().sum::<u64>() + u64::from(denied));
+            let last = told.last().map(|flow| (flow.tail.src_pod.as_str(), flow.tail.dst_pod.as_str()));
+            prop_assert_eq!(last, Some(("client", "server")));
+        }
     }
 }
