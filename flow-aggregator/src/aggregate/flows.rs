@@ -223,7 +223,7 @@ impl<A: Addr> Flows<A> {
             relation @ (Relation::Reused | Relation::Earlier) => {
                 let out_of_step = flow.is_partner_out_of_step(side, &item.numbers);
                 // Others under the key may have come and gone before this one was heard of again.
-                match self.resting(item, tail, Flow::goes_on_with) {
+                match self.gone_on(item, tail) {
                     Some(number) => self.late(number, item, tail, turn),
                     None if out_of_step => self.further(slot, side, item, Some(tail), turn),
                     None if relation == Relation::Earlier => self.earlier(item, tail, turn),
@@ -240,18 +240,23 @@ impl<A: Addr> Flows<A> {
     /// A record of no flow in the table.
     fn unknown(&mut self, item: &Item<'_, A>, tail: TailId, turn: &mut Turn<'_>) {
         let rests = self.tombstones.is_there(&item.key, item.hash);
-        let resting = |fits| self.resting(item, tail, fits);
         let number = match rests {
             true => self
                 .buried(item)
-                .or_else(|| resting(Flow::goes_on_with))
-                .or_else(|| resting(Flow::is_partner_out_of_step)),
+                .or_else(|| self.gone_on(item, tail))
+                .or_else(|| self.resting(item, tail, Flow::is_partner_out_of_step)),
             false => None,
         };
         match number {
             Some(number) => self.late(number, item, tail, turn),
             None => self.begin(item, tail, turn),
         }
+    }
+
+    /// The tombstone of the flow that goes on with this record, by its side and times.
+    fn gone_on(&self, item: &Item<'_, A>, tail: TailId) -> Option<u32> {
+        let resting = |fits| self.resting(item, tail, fits);
+        resting(Flow::goes_on_with).or_else(|| resting(Flow::goes_on_anew_with))
     }
 
     /// The tombstone of a flow that this record fits by its side and times.
@@ -284,6 +289,10 @@ impl<A: Addr> Flows<A> {
         }
         flow.heard = turn.now;
         let fresh = !flow.sides[side].is_known();
+        if named.is_none() && flow.goes_on_anew_with(side, &item.numbers) {
+            flow.begin_anew(side, &item.numbers);
+            turn.counts.restarted += 1;
+        }
         if take(&mut flow, side, item, Some(tail), &mut self.tails) == Outcome::Repeated {
             turn.counts.repeated += 1;
             return;

@@ -88,6 +88,11 @@ impl<A: Addr> Flow<A> {
         numbers.start <= self.end() && numbers.end >= self.start
     }
 
+    /// Whether a record is of this flow, of which nothing was heard for a while, and of an exporter that began anew since.
+    pub(super) fn goes_on_anew_with(&self, side: usize, numbers: &Numbers) -> bool {
+        self.sides[side].is_known() && self.relation(side, numbers) == Relation::Anew
+    }
+
     /// The exporter counts from zero: what it had counted is added to all it will say.
     pub(super) fn begin_anew(&mut self, side: usize, numbers: &Numbers) {
         let base = &mut self.rare.get_or_insert_default().base[side];

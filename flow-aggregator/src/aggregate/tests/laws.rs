@@ -157,7 +157,13 @@ proptest! {
 
 /// What both Nodes send of connections that follow one another under one key, each so many seconds after the one before
 /// and with these packets every five seconds; the number of each connection is its application's name.
-fn stories(connections: &[(u32, Vec<u64>)], skew: u64, denied: bool, plain: bool) -> [Vec<FlowRecord>; 2] {
+/// The source's agent is another one after `restart` records of each, if that many come.
+fn stories(
+    connections: &[(u32, Vec<u64>)],
+    skew: u64,
+    [denied, plain]: [bool; 2],
+    restart: usize,
+) -> [Vec<FlowRecord>; 2] {
     let halves: [(u64, Half); 2] = [(0, source), (skew, destination)];
     halves.map(|(skew, half)| {
         let (mut begin, mut told) = (0, Vec::new());
@@ -170,6 +176,15 @@ fn stories(connections: &[(u32, Vec<u64>)], skew: u64, denied: bool, plain: bool
                 attempt.extended.forwarding_status = ForwardingStatus::Dropped;
                 records.iter_mut().for_each(|record| record.head.packet_total += 1);
                 records.insert(0, attempt);
+            }
+            if skew == 0 && !denied && !plain && (1..steps.len()).contains(&restart) {
+                // Killed, so that its next one counts from zero under another number.
+                let before: u64 = steps[..restart].iter().sum();
+                for record in &mut records[restart..] {
+                    record.head.packet_total -= before;
+                    record.extended.start_milliseconds += 5_000 * restart as u64;
+                    record.extended.flow_id += 1;
+                }
             }
             for mut record in records {
                 let later = u64::from(begin) * 1000 + skew;
@@ -189,15 +204,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// Connections that follow one another under one key, with clocks that differ, one Node ahead of the other, ends told
-    /// again, denied attempts, time-outs and a table too small: of each what is exported adds up, and both ends are named.
+    /// again, agents killed, denied attempts, time-outs and a table too small: of each what is exported adds up, and both
+    /// ends are named.
     #[test]
     fn connections_under_one_key_are_told_apart(
         connections in prop::collection::vec((22..40_u32, prop::collection::vec(1..50_u64, 1..5)), 1..4),
         steps in prop::collection::vec((any::<bool>(), 0..12_u8, 1..30_u32), 60),
         skew in prop_oneof![Just(1), 1..8_000_u64],
+        restart in 0..4_usize,
         [denied, plain, crowded]: [bool; 3],
     ) {
-        let stories = stories(&connections, skew, denied, plain);
+        let stories = stories(&connections, skew, [denied, plain], restart);
         let max_flows = if crowded { 1 } else { 1_000 };
         let mut table = Aggregate::new(&Settings { tombstone: 100_000, max_flows, ..settings() });
         let (mut at, mut now, mut exports) = ([0, 0], 0, Vec::new());

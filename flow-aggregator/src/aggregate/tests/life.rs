@@ -1,7 +1,7 @@
 //! How flows leave the table, and come back.
 
 use crate::aggregate::{
-    Aggregate, Cursor,
+    Aggregate, Cursor, Settings,
     testing::{NODE_A, NODE_B, destination, external, over, settings, since, source},
 };
 use flow_common::filter::Filter;
@@ -75,6 +75,21 @@ fn the_base_of_an_exporter_that_began_anew_outlives_burial() {
     table.hear(NODE_A, &[over(anew)], 200);
     let flow = table.exports().remove(0);
     assert_eq!((flow.head.packet_total, flow.head.packet_delta), (109, 2));
+}
+
+#[test]
+fn an_exporter_that_begins_anew_goes_on_with_a_flow_that_had_to_make_room() {
+    let mut table = Aggregate::new(&Settings { max_flows: 1, ..settings() });
+    table.hear(NODE_A, &[external(50, 100), source(5, 1)], 0);
+    assert_eq!((table.exports().len(), table.counts().evicted), (1, 1));
+    // Killed in the middle of the connection, the agent's next one counts from zero under another number.
+    let mut anew = external(60, 7);
+    anew.extended.flow_id = 0xacac;
+    anew.extended.start_milliseconds += 40_000;
+    table.hear(NODE_A, &[anew.clone(), over(anew)], 10);
+    let flow = table.exports().pop().unwrap();
+    assert_eq!((flow.head.packet_total, flow.head.packet_delta), (107, 7));
+    assert_eq!((table.counts().restarted, table.counts().revived), (1, 1));
 }
 
 #[test]
