@@ -4,12 +4,14 @@
 //! the log level. Connections are bounded, in all and of one address, and none may take its time over a header: a
 //! client that sends or reads slowly holds up nobody else. docs/api.md is its reference.
 
+mod aside;
 mod flows;
 mod listen;
 mod numbers;
 mod query;
 mod token;
 
+pub use aside::Aside;
 pub use listen::Api;
 pub(crate) use listen::{CERTIFICATE, TOKEN};
 pub use numbers::{Account, Accounting, RecordMetrics, SinkNumbers};
@@ -50,6 +52,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct Desk {
     /// To the table's task.
     pub questions: mpsc::Sender<Question>,
+    /// Where filters are tried.
+    pub aside: Aside,
     /// For the number of sessions.
     pub metrics: Metrics,
     /// What `/metrics` shows.

@@ -1,8 +1,8 @@
 //! The task that owns the table of connections.
 //!
 //! Takes the collector's messages, new settings, the API's questions and, where a folder of objects is configured, its
-//! changes; gives batches of joined flows to every sink's queue. A question takes a moment, whatever filter is behind it. It reads
-//! the clock for the table, once a turn, and never waits for a sink.
+//! changes; gives batches of joined flows to every sink's queue. A question takes a moment at most. It reads the clock for
+//! the table, once a turn, and never waits for a sink.
 
 use crate::{
     aggregate::{Aggregate, Amount, Batch, Cursor, Piece, Settings, Source},

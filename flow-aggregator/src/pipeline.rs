@@ -5,7 +5,7 @@
 //! follow when their input closes, each handing on what it has.
 
 use crate::{
-    api::{Api, Desk},
+    api::{Api, Aside, Desk},
     collector::{Collector, Limits},
     config::Config,
     join::{Inputs, Join, Objects, Order, Question},
@@ -73,6 +73,7 @@ impl Pipeline {
         let (asking, questions) = mpsc::channel(QUESTIONS);
         let desk = Desk {
             questions: asking,
+            aside: Aside::default(),
             metrics: metrics.clone(),
             registry,
             readiness: readiness.clone(),

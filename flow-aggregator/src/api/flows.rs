@@ -1,11 +1,11 @@
 //! `/flowrecords`: the table's flows in pages, or records as they are exported.
 //!
 //! Takes what is asked; gives the body piece by piece. The table's task is asked for one piece at a time, so that it has
-//! its other work between two of them, and no more than a piece waits for a slow client. Filters are tried beside the
-//! runtime's threads: one may hold many regular expressions, each as large as is allowed, and keeps nobody else waiting.
+//! its other work between two of them, and no more than a piece waits for a slow client. Filters are tried aside: one may
+//! hold many regular expressions, each as large as is allowed, and keeps nobody else waiting.
 
 use super::{
-    Desk,
+    Aside, Desk,
     query::{Ask, Form},
 };
 use crate::{
@@ -28,7 +28,6 @@ use std::{
 };
 use tokio::{
     sync::{broadcast, oneshot},
-    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 
@@ -98,7 +97,7 @@ impl Listing {
         let (answer, given) = oneshot::channel();
         let piece: Piece = self.desk.ask(Question::Piece { from, answer }, given).await?;
         let (filter, left) = (self.filter.clone(), self.left);
-        Ok(spawn_blocking(move || piece.select(&filter, left)).await?)
+        self.desk.aside.work(move || piece.select(&filter, left)).await
     }
 }
 
@@ -111,6 +110,7 @@ struct Wanted {
 /// Records as they are exported, with the batch that is being told of.
 struct Following {
     batches: broadcast::Receiver<Arc<Batch>>,
+    aside: Aside,
     wanted: Arc<Wanted>,
     skipped: Counter,
     /// It, and how many of its records are done with.
@@ -123,7 +123,7 @@ pub(super) async fn follow(desk: Desk, ask: Ask) -> io::Result<Body> {
     let batches = desk.ask(Question::Follow(answer), given).await?;
     let skipped = desk.metrics.api.skipped.clone();
     let wanted = Arc::new(Wanted { filter: ask.filter, form: ask.form });
-    let following = Following { batches, wanted, skipped, batch: None };
+    let following = Following { batches, aside: desk.aside, wanted, skipped, batch: None };
     Ok(Body::from_stream(unfold(following, |mut following| async {
         let piece = following.piece().await.transpose()?;
         Some((piece, following))
@@ -151,7 +151,7 @@ impl Following {
                 continue;
             };
             let (wanted, told) = (self.wanted.clone(), batch.clone());
-            let lines = spawn_blocking(move || wanted.lines(&told, done)).await?;
+            let lines = self.aside.work(move || wanted.lines(&told, done)).await?;
             self.batch = Some((batch, done + PIECE)).filter(|(batch, done)| *done < batch.len());
             if !lines.is_empty() {
                 return Ok(Some(lines.into()));
@@ -203,7 +203,8 @@ mod tests {
             }
         });
         let wanted = Arc::new(Wanted { filter: Filter::parse("src.port = 7").unwrap(), form: Form::Rows });
-        let mut following = Following { batches, wanted, skipped: Counter::default(), batch: None };
+        let mut following =
+            Following { batches, aside: Aside::default(), wanted, skipped: Counter::default(), batch: None };
         let begin = Instant::now();
         for signs in 1..=3 {
             assert_eq!(following.piece().await.unwrap().as_deref(), Some(&b"\n"[..]));
