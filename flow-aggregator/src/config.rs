@@ -30,6 +30,9 @@ use std::{
     time::Duration,
 };
 
+/// Where the API is unless told otherwise.
+pub const API_PORT: u16 = 10_348;
+
 settings! {
     /// What flow-aggregator.conf holds.
     pub struct Config {
@@ -59,7 +62,7 @@ settings! {
         /// is for it, too.
         "flowAggregatorAddress" => own_address: String = String::new(),
         /// The port of the API, over HTTPS (docs/api.md); empty: there is none.
-        "apiServer.apiPort" => api_port: Option<u16> = Some(10_348),
+        "apiServer.apiPort" => api_port: Option<u16> = Some(API_PORT),
         /// Where the API listens.
         "apiServer.bindAddress" => api_addr: BindAddr = BindAddr(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
         /// Cipher suites of TLS 1.2 that the API accepts, by the names of Go or IANA. Empty: all safe ones. Those of TLS

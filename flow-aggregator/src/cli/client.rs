@@ -5,7 +5,7 @@
 
 use crate::{
     api::{CERTIFICATE, TOKEN},
-    config::Config,
+    config::{API_PORT, Config},
 };
 use anyhow::{Context, Result, bail};
 use flow_common::net::{Address, Protocol, TlsClient, TlsTrust, Trust, connect_as};
@@ -28,7 +28,7 @@ pub(super) struct Server {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Its API, if not on this host
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST[:PORT]")]
     server: Option<String>,
     /// The token, if not in the aggregator's folder
     #[arg(long, value_name = "FILE")]
@@ -84,7 +84,7 @@ impl Server {
             let local = Address::parse(&format!("localhost:{port}"), Protocol::Tls)?;
             return Ok((local, "localhost".to_owned()));
         };
-        let address = Address::parse(server, Protocol::Tls)?;
+        let address = Address::parse_or(server, config.api_port.unwrap_or(API_PORT), Protocol::Tls)?;
         if address.protocol != Protocol::Tls {
             bail!("--server {server}: the API is reached by tls alone");
         }

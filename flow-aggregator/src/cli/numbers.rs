@@ -132,9 +132,7 @@ pub(super) fn accounting_as_table(accounting: &Accounting, wide: bool) -> String
             .iter()
             .map(|(domain, account)| {
                 let packets = ["seen", "accounted", "annotated"].map(|heading| packets(account, heading));
-                let ends = [format!("{domain:08x}"), completeness(account)];
-                let [domain, completeness] = ends;
-                [vec![domain], packets.to_vec(), vec![completeness]].concat()
+                [vec![domain.to_string()], packets.to_vec(), vec![completeness(account)]].concat()
             })
             .collect();
         text.push('\n');

@@ -69,6 +69,11 @@ impl Address {
     /// Parses `HOST[:PORT][:PROTO]`. Without a port it is [`IPFIX_PORT`], without a protocol the given one. HOST is a
     /// DNS name, an IPv4 address, an IPv6 address in brackets, or `namespace/service`.
     pub fn parse(text: &str, protocol: Protocol) -> Result<Address, AddressError> {
+        Address::parse_or(text, IPFIX_PORT, protocol)
+    }
+
+    /// The same, for what has another port than collectors where none is given.
+    pub fn parse_or(text: &str, port_or: u16, protocol: Protocol) -> Result<Address, AddressError> {
         let invalid = |reason| AddressError::InvalidFormat { text: text.to_owned(), reason };
         if text.contains("://") {
             return Err(invalid("this is a URL"));
@@ -82,7 +87,7 @@ impl Address {
             _ => return Err(invalid("too many colons")),
         };
         let port = match port {
-            "" => IPFIX_PORT,
+            "" => port_or,
             digits if !digits.bytes().all(|b| b.is_ascii_digit()) => return Err(invalid("the port is not a number")),
             digits => digits
                 .parse()
@@ -186,6 +191,8 @@ mod tests {
         assert_eq!(shown("[2001:db8::7]"), "[2001:db8::7]:4739:tls");
         assert_eq!(shown("[2001:db8::7]:9995:tcp"), "[2001:db8::7]:9995:tcp");
         assert_eq!(shown("flow-aggregator/flow-aggregator:4739:tls"), "flow-aggregator/flow-aggregator:4739:tls");
+        let api = Address::parse_or("aggregator.example", 10_348, Protocol::Tls).unwrap();
+        assert_eq!(api.to_string(), "aggregator.example:10348:tls");
     }
 
     #[test]
