@@ -103,7 +103,8 @@ pub(super) fn load(config: &KernelConfig, pins: Option<Pins>) -> Result<Loaded, 
         .override_global("SILENCE", &silence, true)
         .load(OBJECT)?;
     for name in PROGRAMS {
-        program(&mut programs, name)?.load().map_err(|error| refused(name, error))?;
+        let program = program(&mut programs, name)?;
+        verified(|| program.load()).map_err(|error| refused(name, error))?;
     }
     let maps = Maps::take(&mut programs, pins)?;
     Ok(Loaded { programs, maps, tick, silence, max_flows: config.max_flows })
@@ -112,6 +113,14 @@ pub(super) fn load(config: &KernelConfig, pins: Option<Pins>) -> Result<Loaded, 
 /// Of each ring: what the kernel takes.
 pub(super) fn ring_bytes(config: &KernelConfig) -> u32 {
     config.ring_bytes.max(4_096).checked_next_power_of_two().unwrap_or(1 << 31)
+}
+
+/// Loads a program, however often a signal makes the verifier give up.
+pub(super) fn verified(load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    syscall::uninterrupted(load, |error| match error {
+        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error(),
+        _ => None,
+    })
 }
 
 /// One of the object's programs.
@@ -125,7 +134,7 @@ pub(super) fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<
 fn measure_tick() -> Result<Tick, LoadError> {
     let mut programs = EbpfLoader::new().load(OBJECT)?;
     let clock = program(&mut programs, "clock")?;
-    clock.load().map_err(|error| refused("clock", error))?;
+    verified(|| clock.load()).map_err(|error| refused("clock", error))?;
     let clocks = take(&mut programs, "clocks")?;
     let clock = program(&mut programs, "clock")?;
     Tick::measure(clock, clocks.as_fd()).map_err(LoadError::Clock)

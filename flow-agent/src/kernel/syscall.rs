@@ -9,6 +9,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
@@ -180,6 +181,22 @@ pub(super) fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<li
     // reads and writes: that is each caller's to see to.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Loads a program: tried again where the verifier gave up because a signal came (EAGAIN). `number` is the system's of an error.
+pub(super) fn uninterrupted<T, E>(
+    mut load: impl FnMut() -> Result<T, E>,
+    number: impl Fn(&E) -> Option<i32>,
+) -> Result<T, E> {
+    const ATTEMPTS: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(5);
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(error) if number(&error) == Some(libc::EAGAIN) => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    load()
 }
 
 fn element<K, V>(map: BorrowedFd<'_>, key: &K, value: *mut V) -> Element {
@@ -423,4 +440,32 @@ pub(super) fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just given it to us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_a_signal_broke_off_is_tried_again_and_a_refusal_is_not() {
+        let attempts = |numbers: &[i32]| {
+            let mut given = numbers.iter().chain(std::iter::repeat(&libc::EAGAIN));
+            let mut count = 0;
+            let loaded = uninterrupted(
+                || {
+                    count += 1;
+                    match given.next() {
+                        None | Some(0) => Ok(()),
+                        Some(number) => Err(*number),
+                    }
+                },
+                |number| Some(*number),
+            );
+            (count, loaded)
+        };
+        assert_eq!(attempts(&[0]), (1, Ok(())));
+        assert_eq!(attempts(&[libc::EAGAIN, libc::EAGAIN, 0]), (3, Ok(())));
+        assert_eq!(attempts(&[libc::EAGAIN, libc::EPERM]), (2, Err(libc::EPERM)));
+        assert_eq!(attempts(&[]), (10, Err(libc::EAGAIN)));
+    }
 }

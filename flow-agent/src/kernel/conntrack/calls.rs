@@ -9,7 +9,7 @@ use std::path::Path;
 use aya_obj::generated::bpf_insn;
 use flow_common::abi::ConntrackLayout;
 
-use super::super::syscall::{bpf, inform, owned, short};
+use super::super::syscall::{bpf, inform, owned, short, uninterrupted};
 
 const PROG_LOAD: libc::c_long = 5;
 const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
@@ -177,13 +177,16 @@ pub(super) fn load_program(
         attach_btf,
         padding: 0,
     };
-    let error = match bpf(PROG_LOAD, &mut attributes).and_then(owned) {
+    let load = |attributes: &mut ProgramLoad| {
+        uninterrupted(|| bpf(PROG_LOAD, attributes).and_then(owned), io::Error::raw_os_error)
+    };
+    let error = match load(&mut attributes) {
         Ok(fd) => return Ok(fd),
         Err(error) => error,
     };
     let mut log = vec![0_u8; LOG];
     (attributes.log_level, attributes.log_size, attributes.log) = (1, LOG as u32, log.as_mut_ptr() as u64);
-    match bpf(PROG_LOAD, &mut attributes).and_then(owned) {
+    match load(&mut attributes) {
         Ok(fd) => Ok(fd),
         Err(_) => {
             let end = memchr::memchr(0, &log).unwrap_or(log.len());

@@ -198,11 +198,11 @@ fn attach(programs: &mut Ebpf, rung: Rung) -> Result<(), Refusal> {
     match programs.program_mut(rung.program()).ok_or(Refusal::Incomplete)? {
         Program::BtfTracePoint(program) => {
             let types = aya::Btf::from_sys_fs()?;
-            program.load(TRACEPOINT, &types).map_err(|error| refusal(&error))?;
+            load::verified(|| program.load(TRACEPOINT, &types)).map_err(|error| refusal(&error))?;
             program.attach().map_err(|error| refusal(&error))?;
         }
         Program::RawTracePoint(program) => {
-            program.load().map_err(|error| refusal(&error))?;
+            load::verified(|| program.load()).map_err(|error| refusal(&error))?;
             program.attach(TRACEPOINT).map_err(|error| refusal(&error))?;
         }
         _ => return Err(Refusal::Incomplete),
