@@ -166,6 +166,14 @@ pub struct Flows {
     pub begun: u64,
     /// Ended early for lack of room.
     pub evicted: u64,
+    /// Connections that began and ended between two looks at their entry: their packets are in the flow before.
+    pub unseen: u64,
+    /// Joined with their tracked connection only after a record of them had left.
+    pub joined_late: u64,
+    /// Older than the agent: with the packets before it in their totals, and without.
+    pub adopted: [u64; 2],
+    /// Packets that came in the moment in which their flow's entry was deleted: they stay waiting.
+    pub late_packets: u64,
 }
 
 /// The kernel's connection tracking.

@@ -169,8 +169,6 @@ pub struct Deleted {
     pub kept: Slice,
     /// Packets that came between the last look at an entry and its deletion.
     pub late_packets: u64,
-    /// Their layer-3 bytes.
-    pub late_bytes: u64,
 }
 
 /// Turns the kernel's clocks into nanoseconds since 1970.
@@ -402,7 +400,7 @@ impl Kernel {
         deleted: &mut Deleted,
     ) -> Result<(), MapError> {
         deleted.kept.clear();
-        (deleted.removed, deleted.late_packets, deleted.late_bytes) = (0, 0, 0);
+        (deleted.removed, deleted.late_packets) = (0, 0);
         let maps = &self.loaded.maps;
         let quiet = (self.clock().jiffies, self.loaded.silence);
         flows::delete(&maps.flows4, (keys4, seen4), quiet, deleted, Slice::push4)

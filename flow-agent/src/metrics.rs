@@ -168,6 +168,26 @@ const METRICS: &[Metric] = &[
     gauge("flow_agent_flows", "Live flows", |facts| one(facts.flows.live)),
     counter("flow_agent_flows_begun", "Flows begun", |facts| one(facts.flows.begun)),
     counter("flow_agent_flows_evicted", "Flows ended early for lack of room", |facts| one(facts.flows.evicted)),
+    counter(
+        "flow_agent_flows_unseen",
+        "Connections that began and ended between two looks at their entry; their packets are in the flow before",
+        |facts| one(facts.flows.unseen),
+    ),
+    counter(
+        "flow_agent_flows_joined_late",
+        "Flows joined with their tracked connection only after a record of them had left",
+        |facts| one(facts.flows.joined_late),
+    ),
+    counter(
+        "flow_agent_flows_adopted",
+        "Flows older than the agent, with the packets before it and without",
+        |facts| labelled("totals", ["whole", "from_zero"], facts.flows.adopted),
+    ),
+    counter(
+        "flow_agent_late_packets",
+        "Packets that came in the moment in which their flow's entry was deleted; they stay waiting",
+        |facts| one(facts.flows.late_packets),
+    ),
     counter("flow_agent_conntrack_events", "Events read from connection tracking", |facts| one(facts.conntrack.events)),
     counter("flow_agent_conntrack_overruns", "How often connection tracking had no room for further events", |facts| {
         one(facts.conntrack.overruns)

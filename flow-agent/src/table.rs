@@ -179,6 +179,8 @@ pub struct Statistics {
     pub not_adopted: u64,
     /// Dropped packets of flows that no tc program saw.
     pub drops_unmatched: u64,
+    /// Packets that came between the last look at an entry and its deletion: they are in no flow.
+    pub late_packets: u64,
 }
 
 /// Keys of map entries whose flows are over.
@@ -384,6 +386,7 @@ impl Table {
 
     /// Takes in what the kernel did about [`Self::deletions`].
     pub fn deleted(&mut self, deleted: &Deleted, clock: &Clock, now: Timestamp) {
+        self.statistics.late_packets += deleted.late_packets;
         let kept = &deleted.kept;
         let keys = kept.keys4.iter().copied().map(Key::V4).chain(kept.keys6.iter().copied().map(Key::V6));
         for key in keys {

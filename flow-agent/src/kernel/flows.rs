@@ -166,7 +166,6 @@ pub(super) fn delete<K: Plain>(
         let last = take(map.as_fd(), key)?.unwrap_or(flow);
         for (now, before) in last.direction.iter().zip(&flow.direction) {
             deleted.late_packets += now.packets.wrapping_sub(before.packets);
-            deleted.late_bytes += now.bytes.wrapping_sub(before.bytes);
         }
         deleted.removed += 1;
     }
