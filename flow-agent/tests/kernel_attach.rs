@@ -328,6 +328,10 @@ fn an_interface_that_took_the_place_of_another_unseen_is_attached() {
     };
     pod();
     let mut kernel = load();
+    if report(&mut kernel, "veth0").expect("attached").attachment == Ok(Attachment::Clsact) {
+        // Links tell that their interface has gone, filters do not.
+        return;
+    }
     run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
     // More changes than wait for a reader: that the one went and the other came is among those lost.
     let batch = tempfile::NamedTempFile::new().expect("a file");
