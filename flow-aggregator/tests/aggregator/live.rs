@@ -91,6 +91,7 @@ async fn a_bad_file_changes_nothing_and_names_the_line() {
     aggregator.until("config_stale", 0);
     aggregator.logged("listenAddr changed, but takes effect with a restart only");
     aggregator.logged("changed: maxSessions, logLevel");
+    aggregator.until("config_reloads_total", 1);
     let mut second = Agent::connect(aggregator.addr, 0xb, Protocol::Tcp, None).await;
     tokio::time::timeout(super::ends::PATIENCE, second.connection.closed()).await.expect("it is turned away");
     aggregator.until("sessions_refused_total{reason=\"sessions\"}", 1);
