@@ -72,7 +72,8 @@ impl Observation {
         self.poll();
     }
 
-    /// Every connection that netlink told of, told by each witness with the same words.
+    /// Every connection that netlink told of, told by each witness with the same words. A probe may miss a call where the kernel has no room
+    /// to note its return: then the kernel counts it, and none is missing that is not counted.
     pub(crate) fn agree(&mut self, count: usize) {
         for kind in [Kind::New, Kind::Destroy] {
             let of_kind: Vec<&Entry> = of(&self.told, kind).collect();
@@ -82,10 +83,15 @@ impl Observation {
             let (name, rungs) = (witness.rung.name(), witness.hooks.rungs().clone());
             let statistics = witness.hooks.statistics();
             println!("{name}: {:?}, {:?}, {statistics:?}", rungs.new.on, rungs.end.on);
-            assert!(!witness.lost && statistics.lost == [0, 0] && statistics.malformed == 0, "{name}: {statistics:?}");
-            for (kind, standing) in [(Kind::New, &rungs.new), (Kind::Destroy, &rungs.end)] {
+            let few = if witness.rung == Rung::Tracing { 0 } else { count as u64 / 200 };
+            assert!(statistics.lost.iter().all(|lost| *lost <= few), "{name}: {statistics:?}");
+            assert!(statistics.malformed == 0, "{name}: {statistics:?}");
+            assert!(!witness.lost || statistics.lost != [0, 0], "{name}: {statistics:?}");
+            let kinds = [(Kind::New, &rungs.new), (Kind::Destroy, &rungs.end)];
+            for ((kind, standing), lost) in kinds.into_iter().zip(statistics.lost) {
                 let events = of(&witness.events, kind).count();
-                assert_eq!(events, if standing.on.is_some() { count } else { 0 }, "{name}, {kind:?}");
+                let expected = if standing.on.is_some() { count } else { 0 };
+                assert!(events <= expected && (expected - events) as u64 <= lost, "{name}, {kind:?}: {events}");
             }
             agree(name, &self.told, &witness.events, Kind::New);
             agree(name, &self.told, &witness.events, Kind::Destroy);
