@@ -5,17 +5,16 @@
 //! nothing into the kernel. Whatever the bytes are, nothing here panics: what makes no sense is not found, or refused at the
 //! beginning. Bit fields are not found: no caller needs one.
 
-use std::collections::HashMap;
-use std::hash::BuildHasher as _;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use foldhash::fast::FixedState;
-
+mod names;
 mod section;
 #[cfg(test)]
 mod tests;
 
+use names::Names;
 use section::{Section, Type};
 
 /// Where the kernel shows its types.
@@ -86,38 +85,45 @@ pub(crate) mod kind {
 /// The types of the kernel and of one module at most.
 #[derive(Debug)]
 pub struct Btf {
-    /// The kernel's own, then the module's.
-    sections: Vec<Section>,
-    /// Named structures, unions, enumerations and functions: the hash of the name -> the first type with it.
-    first: HashMap<u64, u32, FixedState>,
-    /// Per type, the next one with the same hash; 0 is none.
-    next: Vec<u32>,
+    /// Its types are read once, whatever modules are looked at with them.
+    kernel: Arc<Part>,
+    module: Option<Part>,
+}
+
+/// The kernel's types, or a module's.
+#[derive(Debug)]
+struct Part {
+    section: Section,
+    names: Names,
 }
 
 impl Btf {
     /// Of the running kernel, and of a module if it is loaded and tells its types: where it is built in, its types are the
     /// kernel's own.
     pub fn of_kernel(module: Option<&str>) -> Result<Self, BtfError> {
-        let folder = Path::new(FOLDER);
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map_err(|source| BtfError::Read { path: path.display().to_string(), source })
-        };
-        let module = module.and_then(|name| read(name).ok());
-        Self::parse(read("vmlinux")?, module)
+        Self::parse(read("vmlinux")?, module.and_then(|name| read(name).ok()))
+    }
+
+    /// Of the same kernel, and of another module.
+    pub fn with_module(&self, name: &str) -> Result<Self, BtfError> {
+        Self::on(self.kernel.clone(), read(name).ok())
     }
 
     /// Of the bytes of the kernel's types and of a module's.
     pub fn parse(kernel: Vec<u8>, module: Option<Vec<u8>>) -> Result<Self, BtfError> {
-        let mut sections = vec![Section::parse(kernel, 1, 0)?];
-        if let Some(bytes) = module {
-            let [base] = sections.as_slice() else { return Err(BtfError::Malformed("no types")) };
-            let next = Section::parse(bytes, base.end(), base.string_bytes())?;
-            sections.push(next);
-        }
-        let mut btf = Self { sections, first: HashMap::default(), next: Vec::new() };
-        btf.index();
-        Ok(btf)
+        let section = Section::parse(kernel, 1, 0)?;
+        let names = Names::of(&section, |offset| section.string(offset));
+        Self::on(Arc::new(Part { section, names }), module)
+    }
+
+    fn on(kernel: Arc<Part>, module: Option<Vec<u8>>) -> Result<Self, BtfError> {
+        let module = module.map(|bytes| {
+            let base = &kernel.section;
+            let section = Section::parse(bytes, base.end(), base.string_bytes())?;
+            let names = Names::of(&section, |offset| base.string(offset).or_else(|| section.string(offset)));
+            Ok(Part { section, names })
+        });
+        Ok(Self { module: module.transpose()?, kernel })
     }
 
     /// Where a member of a structure or union lies: `path` names one within the other, "proto.tcp.state", with an index where it
@@ -146,7 +152,7 @@ impl Btf {
 
     /// Names and values of every enumeration whose name a test picks.
     pub fn enumerations(&self, picked: impl Fn(&[u8]) -> bool) -> Vec<(&[u8], Vec<Value<'_>>)> {
-        let ids = self.sections.iter().flat_map(Section::ids);
+        let ids = self.parts().flat_map(|part| part.section.ids());
         let found = ids.filter_map(|id| {
             let (_, of) = self.of(id)?;
             let name = self.string(of.name)?;
@@ -158,45 +164,29 @@ impl Btf {
     /// A function by its name.
     pub fn function(&self, name: &str) -> Option<Function> {
         let id = *self.named(name, &[kind::FUNCTION]).first()?;
-        let own = self.sections.first()?.end();
-        Some(Function { id, of_module: id >= own })
+        Some(Function { id, of_module: id >= self.kernel.section.end() })
     }
 
     /// Types by name, in order.
     fn named(&self, name: &str, kinds: &[u32]) -> Vec<u32> {
-        let mut ids = Vec::new();
-        let mut id = self.first.get(&hash(name.as_bytes())).copied().unwrap_or_default();
-        while let Some((_, of)) = self.of(id) {
-            if kinds.contains(&of.kind()) && self.string(of.name) == Some(name.as_bytes()) {
-                ids.push(id);
-            }
-            id = self.next.get(id as usize).copied().unwrap_or_default();
-        }
-        ids
+        let name = name.as_bytes();
+        let ids = self.parts().flat_map(|part| part.names.candidates(name));
+        let is_it = |id: &u32| {
+            self.of(*id).is_some_and(|(_, of)| kinds.contains(&of.kind()) && self.string(of.name) == Some(name))
+        };
+        ids.filter(is_it).collect()
     }
 
-    fn index(&mut self) {
-        let end = self.sections.last().map_or(1, Section::end);
-        let mut next = vec![0; end as usize];
-        let mut first = HashMap::with_hasher(FixedState::default());
-        // From the last to the first, so that each chain runs upwards.
-        for id in (1..end).rev() {
-            let Some((_, of)) = self.of(id) else { continue };
-            let named = matches!(of.kind(), kind::STRUCT | kind::UNION | kind::ENUM | kind::ENUM64 | kind::FUNCTION);
-            let Some(name) = self.string(of.name).filter(|name| named && !name.is_empty()) else { continue };
-            if let (Some(before), Some(slot)) = (first.insert(hash(name), id), next.get_mut(id as usize)) {
-                *slot = before;
-            }
-        }
-        (self.first, self.next) = (first, next);
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&*self.kernel).chain(&self.module)
     }
 
     fn of(&self, id: u32) -> Option<(&Section, Type)> {
-        self.sections.iter().find_map(|section| Some((section, section.get(id)?)))
+        self.parts().find_map(|part| Some((&part.section, part.section.get(id)?)))
     }
 
     fn string(&self, offset: u32) -> Option<&[u8]> {
-        self.sections.iter().find_map(|section| section.string(offset))
+        self.parts().find_map(|part| part.section.string(offset))
     }
 
     /// What a type is behind its names and qualifiers.
@@ -283,6 +273,8 @@ impl Btf {
     }
 }
 
-fn hash(name: &[u8]) -> u64 {
-    FixedState::default().hash_one(name)
+/// What the kernel shows under this name.
+fn read(name: &str) -> Result<Vec<u8>, BtfError> {
+    let path = Path::new(FOLDER).join(name);
+    std::fs::read(&path).map_err(|source| BtfError::Read { path: path.display().to_string(), source })
 }

@@ -129,7 +129,7 @@ pub(super) fn open(config: &DropsConfig, sites: u32, report: &mut Report) -> Res
     let reasons = Reasons::of(&btf);
     let places = places::netfilter(Path::new(places::SYMBOLS));
     let mut offsets = offsets(&btf)?;
-    if let Ok(with_conntrack) = Btf::of_kernel(Some("nf_conntrack")) {
+    if let Ok(with_conntrack) = btf.with_module("nf_conntrack") {
         add_connection(&with_conntrack, &mut offsets);
     }
     let mut programs = load(config, sites, &offsets, &reasons, places)?;
