@@ -39,6 +39,7 @@ mod pressure;
 mod slab;
 #[cfg(test)]
 mod tests;
+mod time;
 mod tracked;
 
 pub use counted::{Counted, Counterpart, Marks, Name, Parted};

@@ -12,10 +12,10 @@ use hashbrown::HashMap;
 
 use super::connection::{DENIAL_NEWS, DONE, EXPORTED, IDLE, LIVE, OVER, REFUSED, SCHEDULED};
 use super::entry::REVERSED;
-use super::export::since;
 use super::key::Key;
-use super::observe::{Look, STRAYS_NS};
+use super::observe::Look;
 use super::slab::NONE;
+use super::time::{STRAYS_NS, since};
 use super::{Table, Update};
 use crate::kernel::drops::{FlowDrops, FlowKey};
 

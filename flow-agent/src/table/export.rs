@@ -20,8 +20,8 @@ use super::counters::difference;
 use super::entry::{ATTENTION, Entry};
 use super::key::is_icmp;
 use super::ledger::Class;
-use super::observe::STRAYS_NS;
 use super::slab::NONE;
+use super::time::{STRAYS_NS, since};
 use super::{Ends, Table, Update};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -399,12 +399,6 @@ impl Table {
 /// Seconds since 1970, as the timers have them.
 pub(super) fn seconds(at_ns: u64) -> u32 {
     Timestamp::from_nanos(at_ns).seconds()
-}
-
-/// What passed since then. A clock that was set back has made `then` the future: no one knows what passed, so it is
-/// long enough.
-pub(super) fn since(now_ns: u64, then_ns: u64) -> u64 {
-    now_ns.checked_sub(then_ns).unwrap_or(u64::MAX)
 }
 
 /// A duration as the table computes with it.

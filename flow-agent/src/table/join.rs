@@ -12,10 +12,9 @@ use super::connection::{
 };
 use super::counted::Parted;
 use super::entry::REVERSED;
-use super::export::since;
 use super::identity::flow_id;
-use super::observe::STRAYS_NS;
 use super::slab::NONE;
+use super::time::{STRAYS_NS, since};
 use super::tracked::{Departed, Tracked};
 use crate::conntrack::{self, Kind, tcp};
 

@@ -18,13 +18,11 @@ use super::entry::{AHEAD, ATTENTION, DELETING, HANDED_OVER, REVERSED};
 use super::key::Key;
 use super::ledger::Class;
 use super::slab::NONE;
+use super::time::{STRAYS_NS, since};
 use crate::kernel::{Clock, Slice};
 
 /// Entries that a sweep works on at a time: enough for their cache misses to overlap.
 const BLOCK: usize = 128;
-
-/// How long after the end packets still are strays of the connection that ended.
-pub(super) const STRAYS_NS: u64 = abi::SILENCE_MS as u64 * 1_000_000;
 
 /// When and how a value was read.
 pub(super) struct Look<'a> {
@@ -469,5 +467,5 @@ fn last_ns(value: &abi::Flow, clock: &Clock) -> u64 {
 
 /// Whether no packet was counted for so long that none can be under way.
 fn is_quiet(value: &abi::Flow, look: &Look<'_>) -> bool {
-    look.now_ns.saturating_sub(last_ns(value, look.clock)) >= STRAYS_NS
+    since(look.now_ns, last_ns(value, look.clock)) >= STRAYS_NS
 }

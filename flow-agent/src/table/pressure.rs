@@ -2,8 +2,7 @@
 
 use super::Table;
 use super::connection::{LIVE, OVER, Reason};
-use super::export::since;
-use super::observe::STRAYS_NS;
+use super::time::{STRAYS_NS, since};
 
 /// Parts of the room in use beyond which connections are ended, and to which they are.
 const FULL: (usize, usize) = (8, 10);

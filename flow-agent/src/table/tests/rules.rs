@@ -448,6 +448,20 @@ fn a_value_older_than_what_is_known_adds_nothing() {
 }
 
 #[test]
+fn a_flow_with_a_packet_while_the_table_is_looked_at_is_not_quiet() {
+    let mut sim = Simulation::with(TableConfig { max_flows: 100, ..config() });
+    for port in 0..81 {
+        sim.packet(Tuple { src_port: port, ..web() }, pod(CLIENT, false), 60, SYN);
+        sim.pass(10);
+    }
+    // The time was read before the last five came.
+    sim.now -= 50_000_000;
+    sim.tick();
+    assert_eq!(sim.table.statistics().entries, [81, 0]);
+    assert_eq!(sim.table.statistics().evicted, 0, "none was quiet for two seconds");
+}
+
+#[test]
 fn a_clock_that_is_set_back_stops_no_export() {
     let mut sim = Simulation::new();
     open(&mut sim, web());
