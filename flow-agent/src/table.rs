@@ -197,6 +197,17 @@ pub struct Deletions {
     pub seen6: Vec<[u64; 4]>,
 }
 
+/// Keeps the keys of which something is known, and puts that beside them.
+fn keep_known<K, T>(keys: &mut Vec<K>, known: &mut Vec<T>, of: impl Fn(&K) -> Option<T>) {
+    known.clear();
+    keys.retain(|key| {
+        let it = of(key);
+        let is_known = it.is_some();
+        known.extend(it);
+        is_known
+    });
+}
+
 impl Deletions {
     fn push(&mut self, key: Key) {
         match key {
@@ -369,19 +380,10 @@ impl Table {
     /// packets since.
     pub fn deletions(&mut self) -> &Deletions {
         let Self { deletions, entries, .. } = self;
-        let asked = |key: Key| Some(&entries[entries.find(&key)?]).filter(|entry| entry.has(DELETING));
-        deletions.seen4.clear();
-        deletions.keys4.retain(|key| {
-            let entry = asked(Key::V4(*key));
-            deletions.seen4.extend(entry.map(|entry| entry.seen));
-            entry.is_some()
-        });
-        deletions.seen6.clear();
-        deletions.keys6.retain(|key| {
-            let entry = asked(Key::V6(*key));
-            deletions.seen6.extend(entry.map(|entry| entry.seen));
-            entry.is_some()
-        });
+        let seen = |key: Key| Some(&entries[entries.find(&key)?]).filter(|entry| entry.has(DELETING)).map(|it| it.seen);
+        let Deletions { keys4, seen4, keys6, seen6 } = deletions;
+        keep_known(keys4, seen4, |key| seen(Key::V4(*key)));
+        keep_known(keys6, seen6, |key| seen(Key::V6(*key)));
         deletions
     }
 

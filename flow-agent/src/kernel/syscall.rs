@@ -9,7 +9,6 @@ use std::mem::size_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
@@ -183,16 +182,16 @@ pub(super) fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<li
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Loads a program: tried again where the verifier gave up because a signal came (EAGAIN). `number` is the system's of an error.
+/// Loads a program: tried again where the verifier gave up because a signal came (EAGAIN), which has been handled when the call is back.
+/// `number` is the system's of an error.
 pub(super) fn uninterrupted<T, E>(
     mut load: impl FnMut() -> Result<T, E>,
     number: impl Fn(&E) -> Option<i32>,
 ) -> Result<T, E> {
     const ATTEMPTS: u32 = 10;
-    const PAUSE: Duration = Duration::from_millis(5);
     for _ in 1..ATTEMPTS {
         match load() {
-            Err(error) if number(&error) == Some(libc::EAGAIN) => std::thread::sleep(PAUSE),
+            Err(error) if number(&error) == Some(libc::EAGAIN) => {}
             done => return done,
         }
     }
@@ -417,17 +416,18 @@ pub(super) fn missed_calls(link: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(information::<ProbesInformation>(link)?.missed)
 }
 
-fn information<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
-    let mut information = T::default();
-    inform(object, &mut information)?;
-    Ok(information)
-}
-
 /// What the kernel tells of an object, as far as `T` has room for it.
 pub(super) fn inform<T>(object: BorrowedFd<'_>, information: &mut T) -> io::Result<()> {
     let length = size_of::<T>() as u32;
     let information = std::ptr::from_mut(information) as u64;
     bpf(OBJ_GET_INFO_BY_FD, &mut Information { object: object.as_raw_fd(), length, information }).map(drop)
+}
+
+/// The same, of what needs to be told nothing.
+fn information<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut information = T::default();
+    inform(object, &mut information)?;
+    Ok(information)
 }
 
 /// Turns the kernel's run-time statistics on for as long as the result lives.
