@@ -98,8 +98,8 @@ fn number_one(lab: &Lab) {
     lab::run("conntrack", "-F", "");
 }
 
-/// Each of so many connections on every rung at once, none of which is missed. The rungs may get in each other's way, which an agent's
-/// one does not: a run in which the kernel says that they did is no proof, and is repeated.
+/// Each of so many connections on every rung at once, none of which is missed. Programs of several rungs may get in each other's way: a
+/// run in which the kernel says that they did is no proof, and is repeated.
 fn many(count: usize) {
     const RUNS: usize = 3;
     assert!((0..RUNS).any(|_| are_all_told(count)), "runs of programs were left out each time");
