@@ -192,7 +192,7 @@ fn write(flow: &AggregatedFlow, form: Form, now: Timestamp, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::aggregate::testing::batch_of;
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     #[tokio::test(start_paused = true)]
     async fn a_follower_whose_filter_nothing_fulfils_gets_signs_of_life() {
@@ -207,7 +207,8 @@ mod tests {
             Following { batches, aside: Aside::default(), wanted, skipped: Counter::default(), batch: None };
         let begin = Instant::now();
         for signs in 1..=3 {
-            assert_eq!(following.piece().await.unwrap().as_deref(), Some(&b"\n"[..]));
+            let piece = timeout(SIGN_OF_LIFE * 2, following.piece()).await.expect("a sign of life");
+            assert_eq!(piece.unwrap().as_deref(), Some(&b"\n"[..]));
             assert_eq!(begin.elapsed(), SIGN_OF_LIFE * signs);
         }
     }
