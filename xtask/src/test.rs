@@ -67,7 +67,6 @@ struct Outcome {
     step: Step,
     took: Duration,
     count: Count,
-    failure: Option<String>,
 }
 
 /// Runs the steps and ends with the summary.
@@ -88,15 +87,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn outcome(step: Step) -> Outcome {
     println!("\n== {step:?}");
     let begun = Instant::now();
-    let result = step.run();
-    let took = begun.elapsed();
-    match result {
-        Ok(count) => Outcome { step, took, count, failure: None },
-        Err(error) => {
-            println!("{error:#}");
-            Outcome { step, took, count: Count { passed: 0, failed: 1 }, failure: Some(format!("{error:#}")) }
-        }
-    }
+    let count = step.run().unwrap_or_else(|error| failed(&error));
+    Outcome { step, took: begun.elapsed(), count }
+}
+
+/// A check that came to no result.
+fn failed(error: &anyhow::Error) -> Count {
+    let said = format!("{error:#}");
+    println!("{said}");
+    Count::one_failed(&said)
 }
 
 impl Step {
@@ -151,7 +150,7 @@ impl Step {
 
 /// A step that is a single check.
 fn one(result: Result<()>) -> Result<Count> {
-    result.map(|()| Count { passed: 1, failed: 0 })
+    result.map(|()| Count::one_passed())
 }
 
 fn host() -> Result<Count> {
@@ -164,33 +163,26 @@ fn host() -> Result<Count> {
 /// Builds tests as the user and runs those that are chosen by name.
 fn tests(package: &[&str], chosen: impl Fn(&str) -> bool, rights: As) -> Result<Count> {
     let mut count = Count::default();
-    let mut broken = Vec::new();
     for binary in binaries::build(package)?.iter().filter(|binary| chosen(binary.name())) {
-        match binary.run(rights) {
-            Ok(of_binary) => count += of_binary,
-            Err(error) => broken.push(format!("{error:#}")),
-        }
-    }
-    if !broken.is_empty() {
-        bail!("{}", broken.join("; "));
+        // One that is broken does not keep the others from running.
+        count += binary.run(rights).unwrap_or_else(|error| failed(&error));
     }
     Ok(count)
 }
 
-/// A line a step, and the closing line.
+/// A line a step, one each that failed, and the closing line.
 fn summary(outcomes: &[Outcome]) -> Result<()> {
     println!("\n{:10} {:>7} {:>7} {:>7}", "STEP", "PASSED", "FAILED", "TIME");
-    for Outcome { step, took, count, failure } in outcomes {
+    let mut sum = Count::default();
+    for Outcome { step, took, count } in outcomes {
         let name = format!("{step:?}");
         println!("{name:10} {:>7} {:>7} {:>6}s", count.passed, count.failed, took.as_secs());
-        if let Some(failure) = failure {
-            println!("           {}", failure.lines().next().unwrap_or_default());
-        }
+        sum += count.clone().of(&name);
     }
-    let sum = |number: fn(&Count) -> u32| outcomes.iter().map(|outcome| number(&outcome.count)).sum::<u32>();
-    let (passed, failed) = (sum(|count| count.passed), sum(|count| count.failed));
-    println!("\n{passed} passed, {failed} failed");
-    if failed > 0 {
+    println!();
+    sum.failures.iter().for_each(|failure| println!("failed: {failure}"));
+    println!("{} passed, {} failed", sum.passed, sum.failed);
+    if sum.failed > 0 {
         bail!("not every check passed");
     }
     Ok(())

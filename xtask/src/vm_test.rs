@@ -71,16 +71,18 @@ struct Tested {
 impl Tested {
     fn count(&self) -> Count {
         let mut sum = Count::default();
-        self.console.groups.iter().for_each(|group| sum += group.count);
-        let broken = self.console.groups.iter().filter(|group| group.broken().is_some()).count();
-        sum.failed += u32::try_from(broken).unwrap_or(u32::MAX) + u32::from(self.failure.is_some());
-        sum
+        self.console.groups.iter().for_each(|group| sum += group.count());
+        if let Some(failure) = &self.failure {
+            sum += Count::one_failed(failure);
+        }
+        sum.of(&self.name)
     }
 }
 
 /// Runs it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let count = matrix(options)?;
+    count.failures.iter().for_each(|failure| println!("failed: {failure}"));
     if count.failed > 0 {
         bail!("not every test passed");
     }
@@ -113,7 +115,7 @@ fn matrix(options: &Options) -> Result<Count> {
         println!("\nvm-test: wrote docs/kernels.md");
     }
     if all_tests && count.failed == 0 {
-        count.failed += differences(&rows)?;
+        count += differences(&rows)?;
     }
     Ok(count)
 }
@@ -129,13 +131,13 @@ fn folder(name: &str) -> Result<(PathBuf, File)> {
     Ok((folder, lock))
 }
 
-/// Shows and counts where docs/kernels.md says something else.
-fn differences(rows: &[docs::Row]) -> Result<u32> {
-    let differences = docs::differences(rows)?;
-    for difference in &differences {
-        println!("{difference}; if the run is right, `cargo xtask vm-test --write-docs`");
+/// Counts where docs/kernels.md says something else.
+fn differences(rows: &[docs::Row]) -> Result<Count> {
+    let mut count = Count::default();
+    for difference in docs::differences(rows)? {
+        count += Count::one_failed(&format!("{difference}; if the run is right, `cargo xtask vm-test --write-docs`"));
     }
-    Ok(u32::try_from(differences.len())?)
+    Ok(count)
 }
 
 /// Does something for each kernel, for a few at one time: much of what the tests do is waiting. The results are in the kernels' order.
@@ -194,7 +196,8 @@ fn tell(kernel: &str, group: &Group, shown: bool) {
     // At once, as other machines speak as well.
     let lines = group.lines.iter().filter(|_| !group.passed() && !shown);
     let lines: String = lines.map(|line| format!("    {line}\n")).collect();
-    let Group { name, count: Count { passed, failed }, took, .. } = group;
+    let Group { name, took, .. } = group;
+    let Count { passed, failed, .. } = group.count();
     let broken = group.broken().map(|why| format!(", {why}")).unwrap_or_default();
     println!("{lines}{kernel:16} {name:18} {passed:>3} passed, {failed} failed, {:>3} s{broken}", took.as_secs());
 }
@@ -205,8 +208,8 @@ fn summary(tested: &[Tested]) -> Count {
     println!("\n{:16} {:>7} {:>7} {:>7}", "KERNEL", "PASSED", "FAILED", "TIME");
     for tested in tested {
         let count = tested.count();
-        sum += count;
         println!("{:16} {:>7} {:>7} {:>6}s", tested.name, count.passed, count.failed, tested.took.as_secs());
+        sum += count;
         for (feature, rung) in &tested.console.features {
             println!("    {feature}: {rung}");
         }

@@ -1,7 +1,7 @@
 //! Test programs: built as the user, run as the user or as root, their results counted.
 
 use crate::artifacts::{self, Executable};
-use crate::count::{Count, summary};
+use crate::count::{Count, Reader};
 use crate::shell;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
@@ -36,26 +36,23 @@ impl Binary {
             As::Root => shell::privileged(&self.0.file)?,
         };
         println!("   {}", self.0.name);
-        count(command.current_dir(&self.0.folder)).with_context(|| format!("the tests of {}", self.0.name))
+        let count = count(command.current_dir(&self.0.folder));
+        Ok(count.with_context(|| format!("the tests of {}", self.0.name))?.of(&self.0.name))
     }
 }
 
 /// Runs a command that prints libtest's summaries, shows what it prints and adds them up.
 pub(super) fn count(command: &mut Command) -> Result<Count> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let mut count = Count::default();
-    let mut summaries = 0;
+    let mut reader = Reader::default();
     for line in BufReader::new(child.stdout.take().context("the tests' output")?).lines() {
         let line = line?;
         println!("{line}");
-        if let Some(of_program) = summary(&line) {
-            summaries += 1;
-            count += of_program;
-        }
+        reader.line(&line);
     }
     let status = child.wait()?;
-    if summaries == 0 || (!status.success() && count.failed == 0) {
+    if reader.summaries == 0 || (!status.success() && reader.count.failed == 0) {
         bail!("{} ended with {status}", shell::line(command));
     }
-    Ok(count)
+    Ok(reader.count)
 }

@@ -3,7 +3,7 @@
 //! Takes lines, gives [`Group`]s. A test says `feature NAME: RUNG` for a row of the table of kernels; whatever it says of the same feature
 //! last is what counts.
 
-use crate::count::{Count, summary};
+use crate::count::{Count, Reader};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,24 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) name: String,
-    pub(super) count: Count,
     pub(super) took: Duration,
     /// Everything it printed.
     pub(super) lines: Vec<String>,
     begun: Instant,
-    summaries: u32,
+    tests: Reader,
     status: Option<i32>,
 }
 
 impl Group {
+    /// What its tests counted; one more that failed if that is not the whole story.
+    pub(super) fn count(&self) -> Count {
+        let mut count = self.tests.count.clone();
+        if let Some(why) = self.broken() {
+            count += Count::one_failed(&why);
+        }
+        count.of(&self.name)
+    }
+
     /// Why its counts are not the whole story, if they are not.
     pub(super) fn broken(&self) -> Option<String> {
         /// What `timeout -s KILL` gives: 128 and the signal's number.
@@ -28,7 +36,7 @@ impl Group {
         match self.status {
             None => Some("the machine ended under it".to_owned()),
             Some(KILLED) => Some("killed, at its time limit or for want of memory".to_owned()),
-            Some(status) if self.summaries == 0 || (status != 0 && self.count.failed == 0) => {
+            Some(status) if self.tests.summaries == 0 || (status != 0 && self.tests.count.failed == 0) => {
                 Some(format!("ended with status {status}"))
             }
             Some(_) => None,
@@ -42,7 +50,7 @@ impl Group {
 
     /// Whether every test of it passed.
     pub(super) fn passed(&self) -> bool {
-        self.broken().is_none() && self.count.failed == 0
+        self.broken().is_none() && self.tests.count.failed == 0
     }
 }
 
@@ -63,11 +71,10 @@ impl Console {
                 self.running = true;
                 self.groups.push(Group {
                     name: name.to_owned(),
-                    count: Count::default(),
                     took: Duration::ZERO,
                     lines: Vec::new(),
                     begun: now,
-                    summaries: 0,
+                    tests: Reader::default(),
                     status: None,
                 });
             }
@@ -88,10 +95,7 @@ impl Console {
             group.status = status.parse().ok();
             return;
         }
-        if let Some(count) = summary(text) {
-            group.summaries += 1;
-            group.count += count;
-        }
+        group.tests.line(text);
         if let Some((name, rung)) = text.strip_prefix("feature ").and_then(|feature| feature.split_once(": ")) {
             self.features.insert(name.to_owned(), rung.to_owned());
         }
@@ -125,7 +129,7 @@ mod tests {
             "test b ... ",
         ]);
         let [programs, traffic] = &console.groups[..] else { panic!("{console:?}") };
-        assert!(programs.passed() && programs.count.passed == 3, "{programs:?}");
+        assert!(programs.passed() && programs.count().passed == 3, "{programs:?}");
         assert!(traffic.broken().is_some_and(|why| why.contains("machine")), "{traffic:?}");
         assert_eq!(console.features.get("tc").map(String::as_str), Some("TCX"));
     }
