@@ -44,9 +44,8 @@ async fn silent_beside_busy(protocol: Protocol) {
     served.aggregator.until("sessions", 1);
     served.aggregator.until("sink_delivered_total{sink=\"log\"}", sent.into());
     assert_eq!((served.metric(IDLE), served.metric("sessions_accepted_total")), (1, 2));
-    let said = format!("exporter {name} is disconnected: it sent nothing for 3s");
-    let log = served.aggregator.log();
-    assert!(log.contains(&said) && log.contains("set sessionIdleTimeout higher"), "{log}");
+    served.aggregator.logged(&format!("exporter {name} is disconnected: it sent nothing for 3s"));
+    served.aggregator.logged("set sessionIdleTimeout higher");
     // Whoever comes again goes on.
     let mut again = served.agent(0xb, protocol).await;
     again.send(&flows(sent + 1..sent + 2)).await;
@@ -72,11 +71,7 @@ async fn one_address_has_its_share_of_sessions_and_no_more() {
     served.aggregator.until("sessions", 2);
     closed(stranger(addr).await.unwrap()).await;
     served.aggregator.until(BY_ADDRESS, 1);
-    let log = served.aggregator.log();
-    assert!(
-        log.contains("2 are connected from its address; if all are yours, set maxSessionsPerAddress higher"),
-        "{log}"
-    );
+    served.aggregator.logged("2 are connected from its address; if all are yours, set maxSessionsPerAddress higher");
     let mut agent = served.agent(0xa, Protocol::Tcp).await;
     agent.send(&flows(1..11)).await;
     served.aggregator.until("sink_delivered_total{sink=\"log\"}", 10);
@@ -161,16 +156,13 @@ async fn a_limit_of_open_files_that_is_too_low_is_told_of() {
     assert!(!aggregator.log().contains("files and sockets"), "{}", aggregator.log());
     aggregator.configure("maxSessions: 500\n");
     aggregator.until("config_reloads_total", 1);
-    let log = aggregator.log();
-    let said = "this process may have 400 files and sockets open, and maxSessions (500) with ports and sinks may need 820: \
-                raise the hard limit";
-    assert!(log.contains(said) && log.contains("or set maxSessions lower"), "{log}");
+    aggregator.logged(
+        "this process may have 400 files and sockets open, and maxSessions (500) with ports and sinks may need 820: \
+         raise the hard limit",
+    );
+    aggregator.logged("or set maxSessions lower");
     assert!(aggregator.stop().success());
     let aggregator = limited(&file, "ulimit -n 400", "");
-    assert!(
-        aggregator.log().contains("maxSessions (16384) with ports and sinks may need 16704"),
-        "{}",
-        aggregator.log()
-    );
+    aggregator.logged("maxSessions (16384) with ports and sinks may need 16704");
     assert!(aggregator.stop().success());
 }
