@@ -164,7 +164,8 @@ impl ConntrackHooks {
     }
 
     /// Appends what has come. The ends stand first, but each has its beginning in this batch or an earlier one (unless that was
-    /// lost): whoever sorts a batch by its times has them in order.
+    /// lost). The next beginning at the same place may come before it: whoever leaves the youngest aside and sorts the others by their
+    /// times has them in order.
     pub fn poll(&mut self, events: &mut Vec<ConntrackEvent>) {
         let Some(maps) = &mut self.maps else { return };
         for ring in maps.rings() {

@@ -8,6 +8,9 @@ use flow_agent::kernel::{HooksConfig, Rung};
 
 use crate::lab;
 
+/// Hooks leave what is younger than a millisecond for the next look.
+pub(crate) const SETTLED: Duration = Duration::from_millis(20);
+
 /// A ring that has room for what these tests do.
 pub(crate) fn config(only: Option<Rung>) -> HooksConfig {
     HooksConfig { new_ring_bytes: 8 << 20, end_ring_bytes: 8 << 20, only }
@@ -18,7 +21,6 @@ pub(crate) struct Witness {
     pub(crate) rung: Rung,
     pub(crate) hooks: Hooks,
     pub(crate) events: Vec<Event>,
-    pub(crate) lost: bool,
 }
 
 /// Netlink, and hooks on every rung that the kernel takes, all at once.
@@ -30,12 +32,8 @@ pub(crate) struct Observation {
 
 impl Observation {
     pub(crate) fn begin() -> Self {
-        let witnesses = Rung::ALL.map(|rung| Witness {
-            rung,
-            hooks: Hooks::open(config(Some(rung))),
-            events: Vec::new(),
-            lost: false,
-        });
+        let witnesses =
+            Rung::ALL.map(|rung| Witness { rung, hooks: Hooks::open(config(Some(rung))), events: Vec::new() });
         let standing = |witness: &Witness| {
             let rungs = witness.hooks.rungs();
             rungs.new.on.is_some() || rungs.end.on.is_some()
@@ -49,7 +47,8 @@ impl Observation {
     pub(crate) fn poll(&mut self) {
         assert!(!self.netlink.poll(&mut self.told).expect("netlink"), "netlink lost events: it is no reference");
         for witness in &mut self.witnesses {
-            witness.lost |= witness.hooks.poll(&mut witness.events);
+            // What is lost is looked at in the end.
+            witness.hooks.poll(&mut witness.events);
         }
     }
 
@@ -59,6 +58,7 @@ impl Observation {
             self.poll();
             self.told.iter().filter(|event| event.kind == Kind::Destroy).count() >= count
         });
+        std::thread::sleep(SETTLED);
         self.poll();
         ended
     }
@@ -72,36 +72,30 @@ impl Observation {
         self.poll();
     }
 
-    /// Every connection that netlink told of, told by each witness with the same words. False if the kernel says that it left runs of
-    /// a probe's programs out, as other programs ran on that CPU: then none but those is missing.
-    #[must_use]
-    pub(crate) fn agree(&mut self, count: usize) -> bool {
+    /// Every connection that netlink told of, told by each witness with the same words, in order. The kernel runs no program of a probe
+    /// while another one runs on that CPU, and counts that: of many, few are missing so, and none that is not counted.
+    pub(crate) fn agree(&mut self, count: usize) {
         for kind in [Kind::New, Kind::Destroy] {
             let of_kind: Vec<&Entry> = of(&self.told, kind).collect();
             assert_eq!(of_kind.len(), count, "netlink, {kind:?}: {of_kind:#?}");
         }
-        let mut is_whole = true;
         for witness in &mut self.witnesses {
             let (name, rungs) = (witness.rung.name(), witness.hooks.rungs().clone());
             let statistics = witness.hooks.statistics();
             println!("{name}: {:?}, {:?}, {statistics:?}", rungs.new.on, rungs.end.on);
-            let whole = !witness.lost && statistics.lost == [0, 0];
-            assert!((whole || witness.rung != Rung::Tracing) && statistics.malformed == 0, "{name}: {statistics:?}");
-            is_whole &= whole;
+            assert_eq!(statistics.malformed, 0, "{name}");
             let kinds = [(Kind::New, &rungs.new), (Kind::Destroy, &rungs.end)];
             for ((kind, standing), lost) in kinds.into_iter().zip(statistics.lost) {
-                let missing =
-                    if standing.on.is_some() { count } else { 0 }.checked_sub(of(&witness.events, kind).count());
-                assert!(
-                    missing.is_some_and(|missing| missing as u64 <= lost),
-                    "{name}, {kind:?}: {missing:?} are missing"
-                );
+                let expected = if standing.on.is_some() { count } else { 0 };
+                let missing = expected.checked_sub(of(&witness.events, kind).count());
+                assert!(missing.is_some_and(|missing| missing as u64 <= lost), "{name}, {kind:?}: {missing:?} missing");
+                assert!(lost <= count as u64 / 100, "{name}, {kind:?}: {lost} lost");
+                agree(name, &self.told, &witness.events, kind);
             }
-            agree(name, &self.told, &witness.events, Kind::New);
-            agree(name, &self.told, &witness.events, Kind::Destroy);
-            in_order(name, &witness.events);
+            if statistics.lost == [0, 0] {
+                in_order(name, &witness.events);
+            }
         }
-        is_whole
     }
 }
 
