@@ -68,7 +68,8 @@ settings! {
         "kubernetes.objects" => objects: Option<PathBuf> = None,
         /// The CA that the collector's certificate must be signed by (PEM). Needed where PROTO is `tls`.
         "tls.ca" => tls_ca: Option<PathBuf> = None,
-        /// The certificate shown to the collector (PEM). Needed where PROTO is `tls`.
+        /// The certificate shown to the collector (PEM). Needed where PROTO is `tls`. Renewed files are used from the next connection
+        /// on, without a restart.
         "tls.cert" => tls_cert: Option<PathBuf> = None,
         /// The private key of `tls.cert` (PEM).
         "tls.key" => tls_key: Option<PathBuf> = None,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use flow_common::ipfix::exporter::Session;
-use flow_common::net::{self, Backoff, Connection, Protocol, TlsClient};
+use flow_common::net::{self, Backoff, Connection, Protocol, TlsClient, TlsFiles};
 use flow_common::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
@@ -41,7 +41,7 @@ type Batch = Arc<Vec<Record>>;
 #[derive(Debug)]
 pub struct Exporter {
     collector: Collector,
-    tls: Option<TlsClient>,
+    tls: Option<TlsFiles>,
     accounting: bool,
     outbox: Outbox,
     facts: watch::Receiver<Arc<Facts>>,
@@ -59,17 +59,11 @@ enum End {
 
 impl Exporter {
     /// Towards the configured collector. `node` names the observation domain.
-    pub fn new(
-        config: &Config,
-        node: &str,
-        tls: Option<TlsClient>,
-        status: watch::Sender<Export>,
-        facts: watch::Receiver<Arc<Facts>>,
-    ) -> Self {
+    pub fn new(config: &Config, node: &str, status: watch::Sender<Export>, facts: watch::Receiver<Arc<Facts>>) -> Self {
         let capacity = usize::try_from(config.spool_records).unwrap_or(usize::MAX);
         let mut exporter = Self {
             collector: config.collector.clone(),
-            tls,
+            tls: config.tls_files(),
             accounting: config.sends_accounting(),
             outbox: Outbox::new(domain(node), config.extended, config.sends_accounting(), capacity),
             facts,
@@ -95,8 +89,7 @@ impl Exporter {
             if !open && self.outbox.unsent() == 0 {
                 return None;
             }
-            let (collector, tls) = (self.collector.clone(), self.tls.clone());
-            let mut attempt = pin!(net::connect(&collector.address, tls.as_ref()));
+            let mut attempt = pin!(attempt(self.collector.clone(), self.tls.clone()));
             let mut outcome = if open { self.store_until(&mut attempt, batches).await } else { None };
             if outcome.is_none() {
                 open = false;
@@ -106,7 +99,7 @@ impl Exporter {
                 Some(Ok(connection)) => return Some(connection),
                 Some(Err(failure)) => {
                     tracing::warn!("no connection to the collector {}: {failure}", self.collector);
-                    self.tell(None, Some(failure.to_string()));
+                    self.tell(None, Some(failure));
                 }
                 None => {}
             }
@@ -203,6 +196,12 @@ impl Exporter {
             oversized: counts.oversized,
         });
     }
+}
+
+/// The certificate files are read at each attempt, so that renewed ones are used without a restart.
+async fn attempt(collector: Collector, tls: Option<TlsFiles>) -> Result<Connection, String> {
+    let tls = tls.map(|files| TlsClient::load(&files)).transpose().map_err(|error| error.to_string())?;
+    net::connect(&collector.address, tls.as_ref()).await.map_err(|error| error.to_string())
 }
 
 /// A stream takes all messages in few large writes, datagrams one each.

@@ -46,7 +46,7 @@ pub async fn run(config: Config) -> Result<()> {
     if let Some(Finding { what, remedy }) = doctor::missing_rights(config.source == Source::Ebpf) {
         bail!("{what}: {remedy}");
     }
-    let tls = config.tls_files().map(|files| TlsClient::load(&files)).transpose()?;
+    config.tls_files().map(|files| TlsClient::load(&files)).transpose()?;
     let listener = api::bind(&config.api_socket).await?;
     let (facts_in, facts) = watch::channel(Arc::new(Facts::default()));
     let readiness = Readiness::new();
@@ -67,7 +67,7 @@ pub async fn run(config: Config) -> Result<()> {
     let flows = start(&config, &node, channels)?;
     attached.holds();
 
-    let exporter = Exporter::new(&config, &node, tls, status_in, facts);
+    let exporter = Exporter::new(&config, &node, status_in, facts);
     let export = tokio::spawn(export::run(exporter, batches));
     tokio::spawn(addresses::run(addresses_in, shutdown.clone()));
     let desk = Desk { questions: questions_in, window: config.active_timeout, extended: config.extended };

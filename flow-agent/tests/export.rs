@@ -14,7 +14,7 @@ use flow_agent::enrich::Record;
 use flow_agent::export::{self, Exporter};
 use flow_common::ipfix::message::{HEADER_LEN, Header};
 use flow_common::ipfix::wire::Reader;
-use flow_common::net::{Incoming, Listener, Protocol, TlsClient, TlsFiles, TlsServer};
+use flow_common::net::{Incoming, Listener, Protocol, TlsFiles, TlsServer};
 use flow_common::record::{Cut, EndReason, Extended, Family, FlowRecord, Head, Tail};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -48,14 +48,16 @@ struct Stage {
 }
 
 impl Stage {
-    fn start(collector: &str, tls: Option<TlsClient>, further: &str) -> Self {
-        let files = if collector.ends_with("tls") { "tls: {ca: a, cert: b, key: c}\n" } else { "" };
+    fn start(collector: &str, tls: Option<&TlsFiles>, further: &str) -> Self {
+        let files = tls.map_or(String::new(), |TlsFiles { ca, cert, key }| {
+            format!("tls: {{ca: {}, cert: {}, key: {}}}\n", ca.display(), cert.display(), key.display())
+        });
         let text = format!("flowExporter: {{flowCollectorAddr: \"{collector}\"}}\n{files}{further}");
         let config: Config = config::read("test.conf", &text).unwrap().settings;
         let (batches, input) = mpsc::channel(64);
         let (state, status) = watch::channel(Export::default());
         let (facts, latest) = watch::channel(Arc::new(Facts::default()));
-        let exporter = Exporter::new(&config, "node-a", tls, state, latest);
+        let exporter = Exporter::new(&config, "node-a", state, latest);
         Self { batches, status, _facts: facts, task: tokio::spawn(export::run(exporter, input)) }
     }
 
@@ -294,11 +296,37 @@ async fn records_arrive_by_tls() {
     let folder = tempfile::tempdir().unwrap();
     let [server, client] = certificates(folder.path());
     let peer = Peer::bind("127.0.0.1:0", Some(&TlsServer::load(&server).unwrap())).await;
-    let stage = Stage::start(&format!("{}:tls", peer.addr), Some(TlsClient::load(&client).unwrap()), "");
+    let stage = Stage::start(&format!("{}:tls", peer.addr), Some(&client), "");
     let mut incoming = peer.accept().await;
     stage.batches.send(batch(&[(2, END), (3, EndReason::Forced)])).await.unwrap();
     let (heard, _) = tokio::join!(hear_out(&mut incoming), stage.finish());
     assert_eq!(heard.sorted(), [2, 3]);
+}
+
+#[tokio::test]
+async fn renewed_certificates_are_shown_at_the_next_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let [server, client] = certificates(folder.path());
+    let peer = Peer::bind("127.0.0.1:0", Some(&TlsServer::load(&server).unwrap())).await;
+    let mut stage = Stage::start(&format!("{}:tls", peer.addr), Some(&client), "");
+    let first = peer.accept().await;
+    stage.connected().await;
+    // By another CA, in the same files.
+    certificates(folder.path());
+    drop(first);
+    let Listener::Stream(listener) = &peer.listener else { panic!("a stream listener") };
+    let again = async {
+        loop {
+            // The collector's files may be read a moment later than the agent's.
+            if let Ok(incoming) = listener.accept().await.unwrap().complete().await {
+                return incoming;
+            }
+        }
+    };
+    let mut incoming = tokio::time::timeout(Duration::from_secs(30), again).await.expect("both use what is there now");
+    stage.batches.send(batch(&[(2, END)])).await.unwrap();
+    let (heard, _) = tokio::join!(hear_out(&mut incoming), stage.finish());
+    assert_eq!(heard.sorted(), [2]);
 }
 
 #[tokio::test]
@@ -307,7 +335,7 @@ async fn a_collector_of_another_ca_hears_nothing() {
     let [_, client] = certificates(ours.path());
     let [server, _] = certificates(others.path());
     let peer = Peer::bind("127.0.0.1:0", Some(&TlsServer::load(&server).unwrap())).await;
-    let mut stage = Stage::start(&format!("{}:tls", peer.addr), Some(TlsClient::load(&client).unwrap()), "");
+    let mut stage = Stage::start(&format!("{}:tls", peer.addr), Some(&client), "");
     let Listener::Stream(listener) = &peer.listener else { panic!("a stream listener") };
     let refused = listener.accept().await.unwrap().complete().await;
     assert!(refused.is_err(), "the client ends the handshake");

@@ -54,7 +54,8 @@ settings! {
         "listenAddr" => listen: SocketAddr = SocketAddr::from((Ipv6Addr::UNSPECIFIED, IPFIX_PORT)),
         /// The CA that signed the agents' certificates (PEM). Needed where agents send by `tls`.
         "tls.ca" => tls_ca: Option<PathBuf> = None,
-        /// The certificate shown to agents (PEM). Needed where agents send by `tls`.
+        /// The certificate shown to agents (PEM). Needed where agents send by `tls`. Renewed files are used from the
+        /// next connection on, without a restart.
         "tls.cert" => tls_cert: Option<PathBuf> = None,
         /// The private key of `tls.cert` (PEM).
         "tls.key" => tls_key: Option<PathBuf> = None,
@@ -70,7 +71,8 @@ settings! {
         "apiServer.tlsCipherSuites" => api_suites: Suites = Suites::default(),
         /// The least version of TLS that the API accepts. Older ones than `VersionTLS12` are raised to it.
         "apiServer.tlsMinVersion" => api_least: LeastVersion = LeastVersion::default(),
-        /// The API's certificate (PEM). Without it one is made at the start.
+        /// The API's certificate (PEM), used from the next connection on when it is renewed. Without it one is made at
+        /// the start.
         "apiServer.tlsCert" => api_cert: Option<PathBuf> = None,
         /// The private key of `apiServer.tlsCert` (PEM).
         "apiServer.tlsKey" => api_key: Option<PathBuf> = None,

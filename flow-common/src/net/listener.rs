@@ -53,7 +53,7 @@ pub enum Listener {
 /// Accepts TCP connections.
 pub struct StreamListener {
     socket: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<TlsServer>,
 }
 
 /// Receives datagrams.
@@ -125,7 +125,7 @@ impl StreamListener {
             Err(_) if without_ipv6(addr) => TcpListener::bind(("0.0.0.0", addr.port())).await?,
             bound => bound?,
         };
-        Ok(StreamListener { socket, tls: tls.map(|tls| TlsAcceptor::from(tls.0.clone())) })
+        Ok(StreamListener { socket, tls: tls.cloned() })
     }
 
     /// Where it listens: the port that was chosen if 0 was asked for.
@@ -137,7 +137,8 @@ impl StreamListener {
     /// nobody.
     pub async fn accept(&self) -> io::Result<Handshake> {
         let (stream, peer) = self.socket.accept().await?;
-        Ok(Handshake { stream, tls: self.tls.clone(), peer: canonical(peer) })
+        let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.current()));
+        Ok(Handshake { stream, tls, peer: canonical(peer) })
     }
 }
 

@@ -7,12 +7,15 @@ use rustls::{ClientConfig, crypto::aws_lc_rs};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::symlink,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::{sleep, timeout},
 };
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -247,4 +250,59 @@ async fn a_name_that_the_certificate_is_not_for_is_refused() {
     let refusal = connect_to(addr, Protocol::Tls, "elsewhere.example", Some(&client)).await.unwrap_err().to_string();
     assert!(refusal.contains("elsewhere.example") && refusal.contains("for other names"), "{refusal}");
     assert!(accepting.await.unwrap().is_err());
+}
+
+/// A folder as Kubernetes mounts a Secret: links to files behind one link, which is swapped when they are renewed.
+fn mounted(authority: &Authority) -> (tempfile::TempDir, TlsFiles) {
+    let dir = tempfile::tempdir().unwrap();
+    let link = |name: &str| {
+        let file = dir.path().join(name);
+        symlink(Path::new("..data").join(name), &file).unwrap();
+        file
+    };
+    let files = TlsFiles { ca: link("ca.crt"), cert: link("server.crt"), key: link("server.key") };
+    mount(&dir, authority);
+    (dir, files)
+}
+
+fn mount(dir: &tempfile::TempDir, authority: &Authority) {
+    let new = dir.path().join("..data_tmp");
+    symlink(authority.0.path(), &new).unwrap();
+    fs::rename(new, dir.path().join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn renewed_certificates_are_used_without_a_restart() {
+    let (first, second) = (Authority::new(), Authority::new());
+    let (dir, files) = mounted(&first);
+    let server = TlsServer::load(&files).unwrap();
+    let (Listener::Stream(listener), addr) = listen(Protocol::Tls, Some(&server)).await else {
+        panic!("TLS is a stream")
+    };
+    let accepting = tokio::spawn(async move {
+        while let Ok(handshake) = listener.accept().await {
+            // Of those who do not trust what is shown it fails.
+            let _ = handshake.complete().await;
+        }
+    });
+    let reached = async |client: TlsClient| connect_to(addr, Protocol::Tls, "localhost", Some(&client)).await.is_ok();
+    assert!(reached(first.client()).await && !reached(second.client()).await);
+    mount(&dir, &second);
+    timeout(Duration::from_secs(20), async {
+        while !reached(second.client()).await {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("what is there now is shown");
+    assert!(!reached(first.client()).await);
+    // What makes no pair, or is not there, leaves the last that did.
+    let key = second.files("server").key;
+    fs::copy(first.files("server").key, &key).unwrap();
+    for _ in 0..2 {
+        sleep(Duration::from_millis(1_200)).await;
+        assert!(reached(second.client()).await);
+        let _ = fs::remove_file(&key);
+    }
+    accepting.abort();
 }

@@ -6,15 +6,16 @@
 //! on which crate was linked or installed first.
 
 mod choice;
+mod server;
 
 pub use choice::{SuiteError, TlsSuites, TlsVersion};
+pub use server::TlsServer;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem, pem::PemObject},
-    server::WebPkiClientVerifier,
 };
 use std::{
     path::{Path, PathBuf},
@@ -70,10 +71,6 @@ impl From<Trust> for TlsTrust {
 /// What a client needs.
 #[derive(Clone, Debug)]
 pub struct TlsClient(pub(super) Arc<ClientConfig>);
-
-/// What a server needs.
-#[derive(Clone, Debug)]
-pub struct TlsServer(pub(super) Arc<ServerConfig>);
 
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -194,54 +191,6 @@ impl ServerCertVerifier for Anyone {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl TlsServer {
-    /// Shows `files.cert` and demands a certificate that `files.ca` signed.
-    pub fn load(files: &TlsFiles) -> Result<TlsServer, TlsError> {
-        let roots = Arc::new(roots(&files.ca)?);
-        let clients = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().map_err(|source| {
-            TlsError::Ca { path: files.ca.clone(), source: rustls::Error::General(source.to_string()) }
-        })?;
-        let config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?
-            .with_client_cert_verifier(clients)
-            .with_single_cert(certificates(&files.cert)?, key(&files.key)?)
-            .map_err(|source| pair(files, source))?;
-        Ok(TlsServer(Arc::new(config)))
-    }
-
-    /// Shows `cert` and asks nobody for a certificate.
-    pub fn open(cert: &Path, key_file: &Path, least: TlsVersion, suites: &TlsSuites) -> Result<TlsServer, TlsError> {
-        TlsServer::showing(certificates(cert)?, key(key_file)?, least, suites)?.map_err(|source| TlsError::Pair {
-            cert: cert.to_owned(),
-            key: key_file.to_owned(),
-            source,
-        })
-    }
-
-    /// The same with a certificate and a key that are PEM texts and in no file.
-    pub fn open_made(cert: &str, key: &str, least: TlsVersion, suites: &TlsSuites) -> Result<TlsServer, TlsError> {
-        let made = |error: pem::Error| TlsError::Setup(rustls::Error::General(error.to_string()));
-        let chain = CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>().map_err(made)?;
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(made)?;
-        TlsServer::showing(chain, key, least, suites)?.map_err(TlsError::Setup)
-    }
-
-    /// The inner error is that the two do not make a pair.
-    fn showing(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        least: TlsVersion,
-        suites: &TlsSuites,
-    ) -> Result<Result<TlsServer, rustls::Error>, TlsError> {
-        let builder = ServerConfig::builder_with_provider(suites.provider())
-            .with_protocol_versions(&least.accepted())
-            .map_err(TlsError::Setup)?
-            .with_no_client_auth();
-        Ok(builder.with_single_cert(chain, key).map(|config| TlsServer(Arc::new(config))))
     }
 }
 
