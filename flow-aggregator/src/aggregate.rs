@@ -376,7 +376,7 @@ impl Aggregate {
     fn account(&mut self, source: Source, accounting: &Accounting, now: u32) {
         let kept = match accounting {
             // Only agents send these, and an agent is known by its domain.
-            Accounting::Addr(addr) => self.cluster.nodes.report(addr.addr, agent(source.domain)),
+            Accounting::Addr(addr) => self.cluster.nodes.report(addr.addr, agent(source.domain), now),
             accounting => self.accounts.take(source.domain, accounting, now),
         };
         self.counts.accounting_refused += u64::from(!kept);

@@ -93,12 +93,18 @@ impl Cluster {
     }
 
     /// Whether the address is a Node's, and not that of the destination's Node, which reports.
-    pub(super) fn is_other_node(&self, addr: IpAddr, reporter: Exporter, half: impl Fn() -> Option<Tail>) -> bool {
+    pub(super) fn is_other_node(
+        &self,
+        addr: IpAddr,
+        reporter: Exporter,
+        now: u32,
+        half: impl Fn() -> Option<Tail>,
+    ) -> bool {
         let by_index = || {
             let node = self.index.node_by_addr(addr)?;
             half().map(|half| half.dst_node != **node)
         };
-        self.nodes.is_other(addr, reporter) || by_index().unwrap_or(false)
+        self.nodes.is_other(addr, reporter, now) || by_index().unwrap_or(false)
     }
 }
 

@@ -303,9 +303,9 @@ impl<A: Addr> Flows<A> {
 
     /// Whether the originator that the half shows is another Node than its own.
     fn src_is_other_node(&self, flow: &Flow<A>, side: usize, turn: &Turn<'_>) -> bool {
-        let tail = flow.sides[side].tail;
+        let Side { tail, exporter, .. } = flow.sides[side];
         self.tails.facts(tail).flow_type == FlowType::FromExternal
-            && turn.cluster.is_other_node(flow.key.src.ip(), flow.sides[side].exporter, || self.tails.owned(tail))
+            && turn.cluster.is_other_node(flow.key.src.ip(), exporter, turn.now, || self.tails.owned(tail))
     }
 
     /// Replaces a side's names by what the cluster's index knows better.
