@@ -103,13 +103,17 @@ fn of(events: &[Event], kind: Kind) -> impl Iterator<Item = &Entry> {
     events.iter().filter(move |event| event.kind == kind).map(|event| &event.entry)
 }
 
-/// Ports and the kernel's numbers are used again: the first with a tuple and a number is the first with them, the second the second.
+/// Ports and the kernel's numbers are used again. Ends tell when the connection began; of beginnings the first with a tuple and a number
+/// is the first with them, the second the second.
 fn agree(name: &str, told: &[Event], witnessed: &[Event], kind: Kind) {
     let key = |entry: &Entry| (entry.original, entry.zone, entry.id);
     let mut known: HashMap<(Tuple, u16, u32), VecDeque<&Entry>> = HashMap::new();
     of(told, kind).for_each(|entry| known.entry(key(entry)).or_default().push_back(entry));
     for entry in of(witnessed, kind) {
-        let other = known.get_mut(&key(entry)).and_then(VecDeque::pop_front);
+        let other = known.get_mut(&key(entry)).and_then(|known| {
+            let is_it = |other: &&Entry| other.start.is_none_or(|start| entry.start == Some(start));
+            known.remove(known.iter().position(is_it)?)
+        });
         let other = other.unwrap_or_else(|| panic!("{name}: {kind:?} of what netlink has not: {entry:?}"));
         same(name, other, entry);
     }
