@@ -287,7 +287,8 @@ async fn a_follower_that_does_not_read_misses_records_and_the_sinks_none() {
     follower.write_all(request.as_bytes()).await.unwrap();
     // The answer's head comes when the table's task knows of the follower.
     assert_ne!(follower.read(&mut [0; 4]).await.unwrap(), 0);
-    for step in 0..30 {
+    // Few enough that the kernel does not end the connection meanwhile, as it does where nothing is taken for 30 s.
+    for step in 0..15 {
         api.agent.send(&(1..=1_000).map(|port| external(step * 1_000 + port)).collect::<Vec<_>>()).await;
         api.aggregator.until("sink_delivered_total{sink=\"log\"}", (u64::from(step) + 1) * 1_000);
     }
@@ -381,11 +382,9 @@ async fn slow_and_many_clients_of_one_address_hold_up_nobody_else() {
     // A header that does not end is not waited for.
     let mut slow = api.connect().await;
     slow.write_all(b"GET /version HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
-    let begin = std::time::Instant::now();
     let mut answer = Vec::new();
     // It may be told, or just closed.
     let _ = timeout(PATIENCE, slow.read_to_end(&mut answer)).await.expect("it is closed");
-    assert!(begin.elapsed().as_secs() < 9, "{:?}", begin.elapsed());
     drop(idle);
     api.aggregator.until("api_connections", 0);
     assert!(api.aggregator.stop().success());

@@ -148,6 +148,8 @@ async fn ten_thousand_clients_come_and_go_and_leave_nothing_behind() {
     let served = Served::start(Protocol::Tcp);
     let mut agent = served.agent(0xa, Protocol::Tcp).await;
     served.aggregator.until("sessions", 1);
+    served.aggregator.until("sink_connected{sink=\"log\"}", 1);
+    assert!(served.lives().await);
     let before = served.open_files();
     let addr = served.aggregator.addr;
     let mut clients = JoinSet::new();
@@ -184,6 +186,9 @@ async fn ten_thousand_clients_come_and_go_and_leave_nothing_behind() {
 async fn flooded(protocol: Protocol) {
     let served = Served::start(protocol);
     let mut agent = served.agent(0xa, protocol).await;
+    // Its templates, which come by datagrams once, are there before the flood is.
+    agent.send(&flows(1..2)).await;
+    served.aggregator.until("sink_delivered_total{sink=\"log\"}", 1);
     let (port, api) = (served.aggregator.addr, served.api);
     let end = Instant::now() + FLOOD;
     let mut floods = JoinSet::new();
@@ -203,7 +208,7 @@ async fn flooded(protocol: Protocol) {
             }
         });
     }
-    let (mut sent, mut lived) = (0, 0);
+    let (mut sent, mut lived) = (1, 0);
     while Instant::now() < end {
         agent.send(&flows(sent + 1..sent + 51)).await;
         sent += 50;

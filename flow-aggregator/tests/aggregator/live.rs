@@ -1,9 +1,10 @@
 //! Settings that change while the aggregator runs: the file is written anew, and what follows from it.
 
-use super::ends::{Agent, external, json_collector, lines, parse};
+use super::ends::{Agent, LOOPBACK, external, json_collector, lines, parse};
 use super::process::{Process, ports};
 use flow_common::net::Protocol;
 use std::{fs, os::unix::fs::symlink};
+use tokio::net::TcpSocket;
 
 fn logger(path: &std::path::Path) -> String {
     format!("flowLogger: {{enable: true, path: \"{}\"}}\n", path.display())
@@ -56,11 +57,10 @@ async fn sinks_start_change_and_stop_and_others_keep_their_connection() {
 async fn what_waits_for_a_wrong_address_goes_to_the_right_one() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("flow-aggregator.conf");
-    let nobody = {
-        let (_listener, addr) = json_collector().await;
-        addr
-    };
-    let aggregator = Process::start(&file, &json(nobody));
+    // Bound, so that the port is nobody else's, but it does not listen.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind(LOOPBACK.parse().unwrap()).unwrap();
+    let aggregator = Process::start(&file, &json(nobody.local_addr().unwrap()));
     let mut agent = Agent::connect(aggregator.addr, 0xa, Protocol::Tcp, None).await;
     agent.send(&[external(1), external(2)]).await;
     aggregator.until("sink_queued{sink=\"json\"}", 2);

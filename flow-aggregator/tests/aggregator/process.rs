@@ -106,14 +106,23 @@ impl Process {
 
     /// What the admin port answers, or why it does not.
     pub(crate) fn ask(&self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let answer = || {
             let mut stream = TcpStream::connect(self.admin)?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            stream.write_all(request.as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
-            Ok(answer)
+            io::Result::Ok(answer)
         };
-        answer().unwrap_or_else(|error: io::Error| format!("no answer: {error}"))
+        let begin = Instant::now();
+        loop {
+            // On a machine that is busy the port may take the request for one that is too slow.
+            match answer() {
+                Ok(answer) if answer.starts_with("HTTP/1.1 ") && !answer.starts_with("HTTP/1.1 408") => return answer,
+                told if begin.elapsed() > PATIENCE => return format!("no answer: {told:?}"),
+                _ => thread::sleep(STEP),
+            }
+        }
     }
 
     /// A metric's value; `None` if there is none of this name and labels.

@@ -28,7 +28,7 @@ async fn closed(mut stream: TcpStream) {
 
 /// One that sends nothing beside one that sends all the time.
 async fn silent_beside_busy(protocol: Protocol) {
-    let served = Served::with(protocol, "sessionIdleTimeout: 3s\n");
+    let served = Served::with(protocol, "sessionIdleTimeout: 8s\n");
     let mut busy = served.agent(0xa, protocol).await;
     let mut silent = served.agent(0xb, protocol).await;
     served.aggregator.until("sessions", 2);
@@ -44,7 +44,7 @@ async fn silent_beside_busy(protocol: Protocol) {
     served.aggregator.until("sessions", 1);
     served.aggregator.until("sink_delivered_total{sink=\"log\"}", sent.into());
     assert_eq!((served.metric(IDLE), served.metric("sessions_accepted_total")), (1, 2));
-    served.aggregator.logged(&format!("exporter {name} is disconnected: it sent nothing for 3s"));
+    served.aggregator.logged(&format!("exporter {name} is disconnected: it sent nothing for 8s"));
     served.aggregator.logged("set sessionIdleTimeout higher");
     // Whoever comes again goes on.
     let mut again = served.agent(0xb, protocol).await;

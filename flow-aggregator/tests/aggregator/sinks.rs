@@ -141,10 +141,12 @@ async fn files_are_put_aside_by_size_and_every_line_is_in_one_of_them() {
         };
         text
     };
+    aggregator.wait("all but the last are packed", || {
+        let names = names();
+        names.len() >= 3 && names.iter().filter(|name| packed(name)).count() == names.len() - 1
+    });
     assert!(aggregator.stop().success());
     let files: Vec<String> = names().iter().map(text).collect();
-    let packed = names().iter().filter(|name| packed(name)).count();
-    assert!(files.len() >= 3 && packed == files.len() - 1, "all but the last: {:?}", names());
     assert!(files.iter().all(|text| text.len() <= 1_000_000), "no file is longer than it may be");
     let ports: Vec<u64> = files.iter().flat_map(|text| logged_ports(text)).collect();
     assert_eq!(ports.len(), usize::from(FLOWS));
@@ -294,7 +296,7 @@ async fn a_slow_collector_and_an_absent_server_cost_flows_of_their_own_alone() {
                 Ok(0) | Err(_) => return read,
                 Ok(length) => read += length,
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
     let settings = format!(

@@ -14,7 +14,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{sleep, timeout},
 };
 
@@ -182,8 +182,10 @@ async fn datagrams_keep_their_bounds_and_know_their_limit() {
 
 #[tokio::test]
 async fn what_cannot_be_reached_is_named() {
-    let (listener, addr) = listen(Protocol::Tcp, None).await;
-    drop(listener);
+    // Bound, so that the port is nobody else's, but it does not listen.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind(LOOPBACK).unwrap();
+    let addr = nobody.local_addr().unwrap();
     let refused = connect_to(addr, Protocol::Tcp, "localhost", None).await.unwrap_err().to_string();
     assert!(refused.starts_with(&format!("cannot connect to {addr} (tcp)")), "{refused}");
     let without = connect_to(addr, Protocol::Tls, "localhost", None).await.unwrap_err().to_string();

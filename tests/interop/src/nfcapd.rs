@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::process::{PATIENCE, Process, free_udp_port, piped, piped_command};
+use crate::process::{PATIENCE, Process, free_port, piped, piped_command};
 use crate::wait::eventually;
 
 /// nfcapd, collecting.
@@ -23,7 +23,7 @@ impl Nfcapd {
     /// Starts it on a port of the loopback.
     pub fn start() -> Result<Nfcapd> {
         let folder = tempfile::tempdir()?;
-        let port = free_udp_port()?;
+        let port = free_port()?;
         let mut command = piped_command("nfcapd");
         command.args(["-b", "127.0.0.1", "-p", &port.to_string(), "-w"]).arg(folder.path());
         let mut process = Process::spawn(&mut command)?;

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
@@ -79,14 +80,21 @@ pub fn beside(program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A port of the loopback that was free a moment ago.
+/// A port of the loopback that is free, by TCP and by UDP, and not of those that the kernel gives to whoever asks for any. Each call gives
+/// another one.
 pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-/// A UDP port of the loopback that was free a moment ago.
-pub(crate) fn free_udp_port() -> Result<u16> {
-    Ok(UdpSocket::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    const FIRST: u32 = 20_000;
+    const PORTS: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Other processes begin elsewhere.
+    let begin = std::process::id().wrapping_mul(199);
+    let mut ports = std::iter::repeat_with(|| begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS + FIRST);
+    let is_free = |port: &u16| {
+        let addr = ("127.0.0.1", *port);
+        TcpListener::bind(addr).is_ok() && UdpSocket::bind(addr).is_ok()
+    };
+    let port = ports.by_ref().take(PORTS as usize).filter_map(|port| port.try_into().ok()).find(is_free);
+    port.context("no port is free")
 }
 
 /// The child's piped end.
