@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How often the order of the chains is checked, and a failed attach tried again.
 const CHECK: Duration = Duration::from_secs(1);
+/// Readings in a row of an interface that is never quiet.
+const READINGS: usize = 16;
 /// How long a gone interface stays listed.
 const DEPARTED: Duration = Duration::from_secs(60);
 
@@ -206,19 +208,28 @@ impl Interfaces {
 
     /// What an interface carried after it was looked at and before it was attached belongs to what it carried before.
     fn count_from_attach(&mut self, fresh: &[(u32, u32)], maps: &Maps) {
-        if fresh.is_empty() {
-            return;
-        }
-        // A list that cannot be read leaves the base as it was first seen.
-        let links = self.links.dump().unwrap_or_default();
         for (index, slot) in fresh {
-            let Some(link) = links.iter().find(|link| link.index == *index) else { continue };
-            let seen = self.counters(*slot, maps);
+            // What cannot be read leaves the base as it was first seen.
+            let Ok([received, sent]) = self.unseen(*index, *slot, maps) else { continue };
             if let Some(Watched { state: State::Attached { base, .. }, .. }) = self.watched.get_mut(index) {
-                let looked_at = (*base, Default::default());
-                add_unseen(base, looked_at, (link.counters, seen));
+                (base.rx_packets, base.tx_packets) = (received, sent);
             }
         }
+    }
+
+    /// Packets that a link received and sent and the programs did not see. Both cannot be read at one moment: they are read until nothing
+    /// passed meanwhile, or up to [`READINGS`] times.
+    fn unseen(&mut self, index: u32, slot: u32, maps: &Maps) -> io::Result<[u64; 2]> {
+        let mut last = None;
+        for _ in 0..READINGS {
+            let link = self.links.one(index)?.ok_or(io::ErrorKind::NotFound)?.counters;
+            let seen = self.counters(slot, maps).map(|hook| hook.seen.packets);
+            if last.replace((link, seen)) == Some((link, seen)) {
+                break;
+            }
+        }
+        let (link, seen) = last.unwrap_or_default();
+        Ok([link.rx_packets.saturating_sub(seen[0]), link.tx_packets.saturating_sub(seen[1])])
     }
 
     /// Does with one link what its decision says; true if that changed anything.
@@ -352,7 +363,7 @@ impl Interfaces {
         });
         let overtaken: Vec<(u32, u32)> = attached.collect();
         for &(index, slot) in &overtaken {
-            let before = (self.link(index)?, self.counters(slot, maps));
+            let Ok(before) = self.unseen(index, slot, maps) else { continue };
             let Some(Watched { state, .. }) = self.watched.get_mut(&index) else { continue };
             let State::Attached { hooks, .. } = state else { continue };
             if let Err(error) = hooks.lead_again(programs, index, maps.pins.as_ref()) {
@@ -360,19 +371,14 @@ impl Interfaces {
                 self.release(index, slot, maps);
                 continue;
             }
-            let after = (self.link(index)?, self.counters(slot, maps));
+            let after = self.unseen(index, slot, maps).unwrap_or(before);
             if let Some(Watched { state: State::Attached { base, .. }, .. }) = self.watched.get_mut(&index) {
-                add_unseen(base, before, after);
+                base.rx_packets += after[0].saturating_sub(before[0]);
+                base.tx_packets += after[1].saturating_sub(before[1]);
             }
             self.remember(index, maps);
         }
         Ok(!overtaken.is_empty())
-    }
-
-    /// An interface's own counters now; zero if it has gone.
-    fn link(&mut self, index: u32) -> io::Result<LinkCounters> {
-        let links = self.links.dump()?;
-        Ok(links.into_iter().find(|link| link.index == index).map(|link| link.counters).unwrap_or_default())
     }
 
     /// Gives a slot back. What still arrives for the index is nobody's.
@@ -430,18 +436,6 @@ impl Interfaces {
         }
         sums
     }
-}
-
-/// Adds what a link carried between two readings and the programs did not see.
-fn add_unseen(
-    base: &mut LinkCounters,
-    before: (LinkCounters, [HookCounters; 2]),
-    after: (LinkCounters, [HookCounters; 2]),
-) {
-    let [ingress, egress] = [0, 1].map(|hook: usize| after.1[hook].seen.packets - before.1[hook].seen.packets);
-    let unseen = |after: u64, before: u64, seen: u64| after.saturating_sub(before).saturating_sub(seen);
-    base.rx_packets += unseen(after.0.rx_packets, before.0.rx_packets, ingress);
-    base.tx_packets += unseen(after.0.tx_packets, before.0.tx_packets, egress);
 }
 
 fn known_reason(watched: Option<&Watched>) -> Option<String> {

@@ -51,7 +51,8 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
@@ -107,9 +108,22 @@ impl Links {
         Ok(links.collect())
     }
 
+    /// One interface as it is now.
+    pub(super) fn one(&mut self, index: u32) -> io::Result<Option<Link>> {
+        let socket = Socket::new(NETLINK_ROUTE)?;
+        socket.send_to(&request(NLM_F_REQUEST, index), &SocketAddr::new(0, 0), 0)?;
+        let size = socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
+        let mut changes = Vec::new();
+        messages(self.buffer.get(..size).unwrap_or_default(), &mut changes)?;
+        Ok(changes.into_iter().find_map(|change| match change {
+            Change::Present(link) => Some(link),
+            Change::Gone(_) => None,
+        }))
+    }
+
     /// False if interfaces came or went meanwhile: some that are there may be missing then.
     fn dump_once(&mut self, socket: &mut Socket, changes: &mut Vec<Change>) -> io::Result<bool> {
-        socket.send_to(&request(), &SocketAddr::new(0, 0), 0)?;
+        socket.send_to(&request(NLM_F_REQUEST | NLM_F_DUMP, 0), &SocketAddr::new(0, 0), 0)?;
         let mut is_whole = true;
         loop {
             let size = socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
@@ -137,12 +151,15 @@ pub(super) fn name(index: u32) -> Option<String> {
     netdevice::index_to_name(socket, index).ok()
 }
 
-fn request() -> Vec<u8> {
+/// A header, and the `struct ifinfomsg` of an interface, or of all.
+fn request(flags: u16, index: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(32);
     bytes.extend(32_u32.to_ne_bytes());
     bytes.extend(RTM_GETLINK.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    bytes.extend([0; 24]);
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend([0; 12]);
+    bytes.extend(index.to_ne_bytes());
+    bytes.extend([0; 8]);
     bytes
 }
 
