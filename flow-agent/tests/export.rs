@@ -16,6 +16,7 @@ use flow_common::ipfix::message::{HEADER_LEN, Header};
 use flow_common::ipfix::wire::Reader;
 use flow_common::net::{Incoming, Listener, Protocol, TlsFiles, TlsServer};
 use flow_common::record::{Cut, EndReason, Extended, Family, FlowRecord, Head, Tail};
+use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -244,9 +245,18 @@ async fn ended_flows_come_again_on_a_new_connection() {
     assert_eq!((status.connects, status.passed_over, status.lost_flows), (2, 1, 0));
 }
 
+/// A port at which nobody listens, and which is nobody else's meanwhile.
+fn held() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = socket.local_addr().unwrap();
+    (socket, addr)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_collector_that_is_away_costs_the_oldest_ended_flows() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_held, port) = held();
     let mut stage = Stage::start(&format!("{port}:tcp"), None, "spoolRecords: 2\n");
     assert!(stage.disconnected().await.contains("refused"));
     stage.batches.send(batch(&[(2, END), (4, END), (6, END), (8, ACTIVE)])).await.unwrap();
@@ -259,7 +269,7 @@ async fn a_collector_that_is_away_costs_the_oldest_ended_flows() {
 
 #[tokio::test(start_paused = true)]
 async fn the_last_records_get_one_more_attempt() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_held, port) = held();
     let mut stage = Stage::start(&format!("{port}:tcp"), None, "");
     stage.disconnected().await;
     stage.batches.send(batch(&[(2, EndReason::Forced)])).await.unwrap();

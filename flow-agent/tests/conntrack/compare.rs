@@ -21,6 +21,8 @@ pub(crate) struct Witness {
     pub(crate) rung: Rung,
     pub(crate) hooks: Hooks,
     pub(crate) events: Vec<Event>,
+    /// Whether nothing of it was lost; known once [`Observation::agree`] has looked.
+    pub(crate) is_whole: bool,
 }
 
 /// Netlink, and hooks on every rung that the kernel takes, all at once.
@@ -32,8 +34,12 @@ pub(crate) struct Observation {
 
 impl Observation {
     pub(crate) fn begin() -> Self {
-        let witnesses =
-            Rung::ALL.map(|rung| Witness { rung, hooks: Hooks::open(config(Some(rung))), events: Vec::new() });
+        let witnesses = Rung::ALL.map(|rung| Witness {
+            rung,
+            hooks: Hooks::open(config(Some(rung))),
+            events: Vec::new(),
+            is_whole: false,
+        });
         let standing = |witness: &Witness| {
             let rungs = witness.hooks.rungs();
             rungs.new.on.is_some() || rungs.end.on.is_some()
@@ -57,6 +63,15 @@ impl Observation {
         let ended = lab::within(limit, || {
             self.poll();
             self.told.iter().filter(|event| event.kind == Kind::Destroy).count() >= count
+        });
+        // Netlink tells of an end before all programs have run.
+        lab::within(Duration::from_secs(1), || {
+            self.poll();
+            self.witnesses.iter_mut().all(|witness| {
+                let lost = witness.hooks.statistics().lost[1];
+                let is_told = of(&witness.events, Kind::Destroy).count() as u64 + lost >= count as u64;
+                is_told || witness.hooks.rungs().end.on.is_none()
+            })
         });
         std::thread::sleep(SETTLED);
         self.poll();
@@ -89,10 +104,12 @@ impl Observation {
                 let expected = if standing.on.is_some() { count } else { 0 };
                 let missing = expected.checked_sub(of(&witness.events, kind).count());
                 assert!(missing.is_some_and(|missing| missing as u64 <= lost), "{name}, {kind:?}: {missing:?} missing");
-                assert!(lost <= count as u64 / 100, "{name}, {kind:?}: {lost} lost");
+                // One that is missed may count twice, at the function's call and at its return.
+                assert!(lost <= (count as u64 / 20).max(4), "{name}, {kind:?}: {lost} lost");
                 agree(name, &self.told, &witness.events, kind);
             }
-            if statistics.lost == [0, 0] {
+            witness.is_whole = statistics.lost == [0, 0];
+            if witness.is_whole {
                 in_order(name, &witness.events);
             }
         }
@@ -151,7 +168,9 @@ fn in_order(name: &str, events: &[Event]) {
     }
     let mut live = HashMap::new();
     for Event { kind, entry } in events {
-        let before = if *kind == Kind::New { live.insert(entry.id, *entry) } else { live.remove(&entry.id) };
+        // Of ten thousand, two may well have the same number at one time.
+        let key = (entry.original, entry.zone, entry.id);
+        let before = if *kind == Kind::New { live.insert(key, *entry) } else { live.remove(&key) };
         assert_eq!(before.is_some(), *kind == Kind::Destroy, "{name}: {kind:?} out of order: {entry:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::cases::{Done, Item, Way};
 use crate::joined::{Record, listed, sum_of_deltas};
@@ -27,7 +27,7 @@ pub fn counted(done: &Done, truth: &Truth) -> Result<[Count; 2]> {
 /// The flow's records are one flow, say who spoke with whom, and count what nft counted.
 pub fn holds(done: &Done, truth: &Truth, records: &[Record]) -> Result<()> {
     let of_flow: Vec<&Record> = records.iter().filter(|record| is_of(done, record)).collect();
-    let last = *of_flow.last().ok_or_else(|| anyhow::anyhow!("no joined flow"))?;
+    let last = *of_flow.last().ok_or_else(|| anyhow!("no joined flow"))?;
     ensure!(
         of_flow.iter().all(|record| record.flow_id == last.flow_id),
         "more than one flow:{}",
@@ -36,8 +36,8 @@ pub fn holds(done: &Done, truth: &Truth, records: &[Record]) -> Result<()> {
     names(done, last)?;
     translation(done, truth, last)?;
     let expected = counted(done, truth)?;
-    verdict(done, last, expected)?;
     let all = || listed(of_flow.iter().copied());
+    verdict(done, last, expected).map_err(|error| anyhow!("{error}:{}", all()))?;
     ensure!(last.totals() == expected, "totals are {:?}, nft counted {expected:?}:{}", last.totals(), all());
     let deltas = sum_of_deltas(of_flow.iter().copied());
     ensure!(deltas == expected, "deltas add up to {deltas:?}, nft counted {expected:?}:{}", all());

@@ -137,7 +137,7 @@ impl std::fmt::Display for Record {
         let [new_sent, new_answered] = self.deltas();
         write!(
             f,
-            "{} > {} totals {}/{} {}/{} deltas {}/{} {}/{} reason {} nodes {}:{} flow {:x}",
+            "{} > {} totals {}/{} {}/{} deltas {}/{} {}/{} reason {} status {} dropped {} nodes {}:{} flow {:x}",
             self.client(),
             self.server(),
             sent.packets,
@@ -149,6 +149,8 @@ impl std::fmt::Display for Record {
             new_answered.packets,
             new_answered.bytes,
             self.flow_end_reason,
+            self.forwarding_status,
+            self.dropped_packet_total_count,
             self.packet_total_count_from_source_node,
             self.packet_total_count_from_destination_node,
             self.flow_id

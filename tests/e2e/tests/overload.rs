@@ -172,6 +172,9 @@ fn a_full_table_of_connection_tracking_hides_no_packet() -> Result<()> {
     let product = Product::start(&lab, Settings::default())?;
     let limit = Limit::set(200)?;
     flood(&lab, Kind::Datagrams { flows: FLOWS }, server(DNS.target))?;
+    // As long as it is: connections that nobody answers go after 30 s.
+    let screen = product.agent_cli(Node::A, &["doctor"])?;
+    ensure!(screen.contains("nf_conntrack_max"), "doctor does not see that the table is full: {screen}");
     // Each was counted at its Pod, wherever it came to.
     eventually(EXPORTED, || {
         let records = product.joined().records()?;
@@ -188,8 +191,6 @@ fn a_full_table_of_connection_tracking_hides_no_packet() -> Result<()> {
     .map_err(|error| product.with_logs(error))?;
     let dropped = product.agent_cli(Node::A, &["drops"])?;
     ensure!(dropped.contains("NETFILTER_DROP") || dropped.contains("nf_hook_slow"), "no drop is told of: {dropped}");
-    let screen = product.agent_cli(Node::A, &["doctor"])?;
-    ensure!(screen.contains("nf_conntrack_max"), "doctor does not see that the table is full: {screen}");
     drop(limit);
     all_is_right_again(&lab, &product)?;
     let (status, report) = product.agent_says(Node::A, &["verify"])?;
