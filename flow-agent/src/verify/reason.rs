@@ -102,10 +102,24 @@ pub(super) fn differing(counted: &Counted, total: [u64; 4], entry: &Entry) -> Op
         Some(Reason::Fragments)
     } else if apart > 0 && apart <= marks.dropped {
         Some(Reason::Dropped)
+    } else if has_more && entry.original.protocol == TCP && are_resets(total, conntrack, marks.tcp_flags) {
+        Some(Reason::Stray)
     } else {
         None
     };
     Some(of_entry(Outcome::Differs, reason, entry, total))
+}
+
+/// Whether what one side counted beyond the other may be resets: a closed end answers a segment that came twice by one, which is invalid
+/// to connection tracking.
+fn are_resets(more: [u64; 4], fewer: [u64; 4], tcp_flags: [u16; 2]) -> bool {
+    /// The longest headers of IPv6 without extensions and of TCP.
+    const HEADERS: u64 = 40 + 60;
+    (0..2).all(|direction| {
+        let [packets, bytes] = [0, 1].map(|at| more[direction * 2 + at] - fewer[direction * 2 + at]);
+        let has_reset = u32::from(tcp_flags[direction]) & abi::FLAG_RST != 0;
+        packets == 0 && bytes == 0 || has_reset && bytes <= packets * HEADERS
+    })
 }
 
 /// A flow that connection tracking does not know.

@@ -100,7 +100,16 @@ impl World {
 
     /// The kernel programs have counted this by now.
     fn count(&mut self, original: Tuple, counters: [u64; 4], state: u32) {
-        let (key, value) = flow(&original, counters, state);
+        self.count_with(original, counters, state, [0; 2]);
+    }
+
+    /// With these TCP flags in either direction, the originator's first.
+    fn count_with(&mut self, original: Tuple, counters: [u64; 4], state: u32, flags: [u32; 2]) {
+        let (key, mut value) = flow(&original, counters, state);
+        let reversed = usize::from(value.state & abi::STATE_REVERSED != 0);
+        for (at, flags) in flags.into_iter().enumerate() {
+            value.direction[at ^ reversed].flags |= flags;
+        }
         self.map.insert(key, value);
     }
 
@@ -282,6 +291,28 @@ fn differences_have_the_reasons_that_either_side_knows() {
             world.drop_packets(&of, dropped);
         }
         assert_eq!(found(&world.verify()), [(Outcome::Differs, reason, 1)], "{ebpf:?} {conntrack:?}");
+    }
+}
+
+#[test]
+fn resets_beyond_conntrack_s_counts_are_strays() {
+    let resets = |direction: usize| [0, 1].map(|at| if at == direction { abi::FLAG_RST } else { abi::FLAG_ACK });
+    let cases = [
+        (TCP, resets(1), [5, 400, 6, 640], Some(Reason::Stray)),
+        (TCP, resets(0), [7, 480, 5, 600], Some(Reason::Stray)),
+        // No reset was seen there, or it would have been one with data, or is none.
+        (TCP, resets(0), [5, 400, 6, 640], None),
+        (TCP, resets(1), [5, 400, 6, 2_000], None),
+        (TCP, resets(1), [5, 400, 4, 560], None),
+        (UDP, resets(1), [5, 400, 6, 640], None),
+    ];
+    for (protocol, flags, ebpf, reason) in cases {
+        let mut world = World::new();
+        let of = tuple(40_000, "10.0.2.2", 80, protocol);
+        world.track(entry(of, [5, 400, 5, 600]));
+        world.count_with(of, ebpf, 0, flags);
+        world.sweep();
+        assert_eq!(found(&world.verify()), [(Outcome::Differs, reason, 1)], "{ebpf:?}");
     }
 }
 
