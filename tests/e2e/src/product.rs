@@ -289,6 +289,12 @@ bpf: {pins}
         Ok(self.diagnosis(node)?.facts)
     }
 
+    /// Drops on both Nodes that the kernel ran no program for, amid another's.
+    pub fn missed_drops(&self) -> Result<u64> {
+        let of = |node| Ok(self.facts(node)?.drops.unplaced[1]);
+        Node::ALL.into_iter().map(of).sum()
+    }
+
     /// What an agent says of itself, and what it makes of it.
     pub fn diagnosis(&self, node: Node) -> Result<Diagnosis> {
         let output = self.agent_cli(node, &["doctor", "-o", "json"])?;
@@ -445,6 +451,8 @@ pub struct Facts {
     pub interfaces: Vec<Interface>,
     /// Its flows.
     pub flows: Flows,
+    /// What the kernel dropped.
+    pub drops: Drops,
     /// The way to the collector.
     pub export: Export,
     /// Where names come from.
@@ -458,6 +466,13 @@ pub struct Flows {
     pub live: u64,
     /// Ended early for lack of room.
     pub evicted: u64,
+}
+
+/// What the kernel dropped.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Drops {
+    /// Drops that are in no place's sum: no room, or left out by the kernel amid another.
+    pub unplaced: [u64; 2],
 }
 
 /// The way to the collector.

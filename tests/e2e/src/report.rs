@@ -22,6 +22,8 @@ pub struct Report {
     pub flows: Vec<Flow>,
     /// A line an interface of a Node.
     pub interfaces: Vec<Line>,
+    /// Drops on both Nodes that the kernel ran no program for, amid another's: a flow's dropped packets may lack them.
+    pub missed_drops: u64,
     /// What is sent where this kernel can, but was not.
     pub skipped: Vec<String>,
     /// ClickHouse's rows beside the joined flows, where there is one.
@@ -69,8 +71,8 @@ impl Report {
         all: &[Done],
         skipped: &[String],
     ) -> Result<Self> {
-        let (truth, records) = (lab.truth()?, product.joined().records()?);
-        let flows = all.iter().map(|done| flow(done, &truth, &records)).collect::<Result<Vec<_>>>()?;
+        let (truth, records, missed_drops) = (lab.truth()?, product.joined().records()?, product.missed_drops()?);
+        let flows = all.iter().map(|done| flow(done, &truth, &records, missed_drops)).collect::<Result<Vec<_>>>()?;
         let mut interfaces = Vec::new();
         for node in Node::ALL {
             let attached = product.facts(node)?.interfaces.into_iter().filter(|it| it.attached.is_some());
@@ -83,7 +85,7 @@ impl Report {
         let right = flows.iter().all(|flow| flow.right)
             && interfaces.iter().all(|line| line.right)
             && clickhouse.as_ref().is_none_or(|it| it.different.is_empty());
-        Ok(Self { right, flows, interfaces, skipped: skipped.to_vec(), clickhouse })
+        Ok(Self { right, flows, interfaces, missed_drops, skipped: skipped.to_vec(), clickhouse })
     }
 
     /// The report for people: what differs is marked, and named below.
@@ -99,6 +101,10 @@ impl Report {
             if let Some(difference) = &flow.difference {
                 text += &format!("    {difference}\n");
             }
+        }
+        if self.missed_drops > 0 {
+            text +=
+                &format!("{} drops came amid another's and were missed, as the kernel counted\n", self.missed_drops);
         }
         for reason in &self.skipped {
             text += &format!("skipped: {reason}\n");
@@ -145,8 +151,8 @@ impl Report {
     }
 }
 
-fn flow(done: &Done, truth: &Truth, records: &[Record]) -> Result<Flow> {
-    let difference = expect::holds(done, truth, records).err().map(|error| format!("{error:#}"));
+fn flow(done: &Done, truth: &Truth, records: &[Record], missed_drops: u64) -> Result<Flow> {
+    let difference = expect::holds(done, truth, records, missed_drops).err().map(|error| format!("{error:#}"));
     let last = records.iter().rfind(|record| expect::is_of(done, record));
     Ok(Flow {
         traffic: done.case.to_string(),

@@ -41,7 +41,7 @@ fn cases(lab: &Lab, items: &[Item]) -> Result<Vec<Done>> {
 }
 
 fn are_told(lab: &Lab, product: &Product<'_>, done: &[Done]) -> Result<()> {
-    let told = || expect::all_hold(done, &lab.truth()?, &product.joined().records()?);
+    let told = || expect::all_hold(done, &lab.truth()?, &product.joined().records()?, product.missed_drops()?);
     eventually(EXPORTED, told).map_err(|error| product.with_logs(error))
 }
 

@@ -49,7 +49,9 @@ fn all_is_right_again(lab: &Lab, product: &Product<'_>) -> Result<()> {
         std::thread::sleep(Duration::from_secs(3));
         let done = { cases.clone() }.map(|(item, way)| Case { item, way, family: Family::V4 }.run(lab));
         let done = done.collect::<Result<Vec<_>>>()?;
-        eventually(EXPORTED / 6, || expect::all_hold(&done, &lab.truth()?, &product.joined().records()?))
+        eventually(EXPORTED / 6, || {
+            expect::all_hold(&done, &lab.truth()?, &product.joined().records()?, product.missed_drops()?)
+        })
     };
     eventually(EXPORTED, again).map_err(|error| product.with_logs(error))?;
     eventually(EXPORTED, || product.adds_up()).map_err(|error| product.with_logs(error))?;

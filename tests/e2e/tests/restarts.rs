@@ -156,7 +156,7 @@ fn a_restart_with_kept_programs_misses_no_packet() -> Result<()> {
             ensure!(last.totals() == expected, "{:?}, nft counted {expected:?}", last.totals());
             ensure!(sum_of_deltas(&records) == expected, "nft counted {expected:?}: {}", listed(&records));
         }
-        expect::all_hold(&short, &truth, &product.joined().records()?)
+        expect::all_hold(&short, &truth, &product.joined().records()?, product.missed_drops()?)
     };
     eventually(EXPORTED, told).map_err(|error| product.with_logs(error))?;
     eventually(EXPORTED, || product.adds_up()).map_err(|error| product.with_logs(error))
@@ -172,7 +172,7 @@ fn ended_flows_wait_in_the_spool_for_a_killed_aggregator() -> Result<()> {
         cases.map(|(way, family)| Case { item: Item::ShortHttp, way, family }.run(&lab)).collect()
     };
     let before = run()?;
-    let told = || expect::all_hold(&before, &lab.truth()?, &product.joined().records()?);
+    let told = || expect::all_hold(&before, &lab.truth()?, &product.joined().records()?, product.missed_drops()?);
     eventually(EXPORTED, told).map_err(|error| product.with_logs(error))?;
 
     product.kill_aggregator()?;
@@ -191,7 +191,7 @@ fn ended_flows_wait_in_the_spool_for_a_killed_aggregator() -> Result<()> {
     let ended = [before, meanwhile].concat();
     let told_again = || {
         let records = product.joined().records()?;
-        expect::all_hold(&ended, &lab.truth()?, records.get(known..).unwrap_or_default())
+        expect::all_hold(&ended, &lab.truth()?, records.get(known..).unwrap_or_default(), product.missed_drops()?)
     };
     eventually(EXPORTED, told_again).map_err(|error| product.with_logs(error))
 }

@@ -18,7 +18,7 @@ fn observed_with(capabilities: &'static [&'static str], check: impl FnOnce(&Prod
     let product = Product::start(&lab, Settings { capabilities: Some(capabilities), ..Settings::default() })?;
     let items = [Item::ShortHttp, Item::KeptAliveHttp, Item::Udp, Item::Ping, Item::Refused];
     let done = cases::run(&lab, items.into_iter().flat_map(Case::of))?;
-    let told = || expect::all_hold(&done, &lab.truth()?, &product.joined().records()?);
+    let told = || expect::all_hold(&done, &lab.truth()?, &product.joined().records()?, product.missed_drops()?);
     eventually(EXPORTED, told).map_err(|error| product.with_logs(error))?;
     check(&product).map_err(|error| product.with_logs(error))
 }

@@ -30,7 +30,7 @@ fn start<'lab>(lab: &'lab Lab, source: &str) -> Product<'lab> {
 
 fn is_told_exactly(lab: &Lab, product: &Product<'_>, items: &[Item]) -> Result<Vec<Done>> {
     let done = cases::run(lab, items.iter().copied().flat_map(Case::of))?;
-    let told = || expect::all_hold(&done, &lab.truth()?, &product.joined().records()?);
+    let told = || expect::all_hold(&done, &lab.truth()?, &product.joined().records()?, product.missed_drops()?);
     eventually(EXPORTED, told).map_err(|error| product.with_logs(error))?;
     Ok(done)
 }

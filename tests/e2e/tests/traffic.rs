@@ -25,7 +25,7 @@ const EXPORTED: Duration = Duration::from_secs(30);
 fn is_told_exactly(item: Item) -> Result<()> {
     let product = &*PRODUCT;
     let done = cases::run(&LAB, Case::of(item))?;
-    let told = || expect::all_hold(&done, &LAB.truth()?, &product.joined().records()?);
+    let told = || expect::all_hold(&done, &LAB.truth()?, &product.joined().records()?, product.missed_drops()?);
     eventually(EXPORTED, told).map_err(|error| product.with_logs(error))
 }
 
