@@ -22,6 +22,9 @@ use crate::kernel::drops::{FlowDrops, FlowKey};
 /// Drops that wait for their flow at one time.
 const WAITING: usize = 4_096;
 
+/// The least time that they wait: a machine that is out of CPU may be late with the flow's event, or with the sweep that finds it.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
 /// How often those that waited in vain are looked for.
 const INTERVAL_NS: u64 = 1_000_000_000;
 
@@ -164,8 +167,9 @@ impl Table {
             return;
         }
         denials.looked_ns = now_ns;
+        let patience_ns = active_ns.saturating_mul(2).max(PATIENCE_NS);
         denials.waiting.retain(|_, waiting| {
-            let stays = since(now_ns, waiting.since_ns) < active_ns.saturating_mul(2);
+            let stays = since(now_ns, waiting.since_ns) < patience_ns;
             statistics.drops_unmatched += if stays { 0 } else { packets(&waiting.drops) };
             stays
         });

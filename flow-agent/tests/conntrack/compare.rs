@@ -64,6 +64,9 @@ impl Observation {
             self.poll();
             self.told.iter().filter(|event| event.kind == Kind::Destroy).count() >= count
         });
+        if !ended {
+            return false;
+        }
         // Netlink tells of an end before all programs have run.
         lab::within(Duration::from_secs(1), || {
             self.poll();
@@ -75,7 +78,7 @@ impl Observation {
         });
         std::thread::sleep(SETTLED);
         self.poll();
-        ended
+        true
     }
 
     /// Takes it while other threads work.
