@@ -20,6 +20,7 @@ pub mod btf;
 pub(crate) mod clock;
 mod conntrack;
 pub mod drops;
+mod filters;
 mod flows;
 mod interfaces;
 mod links;

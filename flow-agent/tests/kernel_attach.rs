@@ -307,6 +307,33 @@ fn filters(interface: &str) -> [usize; 2] {
 }
 
 #[test]
+fn filters_that_others_remove_come_again() {
+    let lab = Lab::new();
+    lab.pod("veth0", "10.9.0");
+    let clsact = config(Some(Attachment::Clsact));
+    let mut kernel = Kernel::load(&clsact, None).unwrap_or_else(|error| panic!("{error}"));
+    let removals = ["filter del dev veth0 egress", "qdisc del dev veth0 clsact"];
+    for (removal, left) in removals.into_iter().zip([[1, 0], [0, 0]]) {
+        run("tc", removal);
+        assert_eq!(filters("veth0"), left);
+        run("ping", "-q -c 2 -i 0.002 -W 2 10.9.0.2");
+        lab.until("both are there again", || {
+            kernel.refresh().expect("links can be read");
+            filters("veth0") == [1, 1]
+        });
+        let before = settled(&mut kernel, "veth0");
+        run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
+        let after = settled(&mut kernel, "veth0");
+        let more = |hook: usize| after.hooks[hook].seen.packets - before.hooks[hook].seen.packets;
+        let own = [after.link.rx_packets - before.link.rx_packets, after.link.tx_packets - before.link.tx_packets];
+        assert_eq!([more(0), more(1)], own);
+        assert!(own[0] >= 3);
+        // What passed without them shows.
+        assert!(after.link.tx_packets - after.link_base.tx_packets >= after.hooks[1].seen.packets + 2);
+    }
+}
+
+#[test]
 fn filters_leave_an_interface_that_has_another_name_by_then() {
     let lab = Lab::new();
     let rename = |from: &str, to: &str| {

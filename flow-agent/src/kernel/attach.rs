@@ -3,6 +3,7 @@
 //! Takes the programs and an interface; gives [`Hooks`], which leave the interface when they are dropped (TCX) or detached, unless
 //! there are [`Pins`], which keep them for the next agent.
 
+use super::filters;
 use super::links::{self, Link};
 use super::load::{PROGRAMS, program};
 use super::pins::Pins;
@@ -110,28 +111,37 @@ impl Hooks {
         fds.iter().any(|fd| syscall::link_interface(fd.as_fd()).is_ok_and(|there| there != index))
     }
 
-    /// Whether another program has come before one of them.
+    /// Whether another program has come before one of them, or a filter of theirs is there no more.
     pub(super) fn is_overtaken(&self, index: u32) -> bool {
-        let Links::Tcx { .. } = self.links else { return false };
-        // A chain that cannot be read is one that has gone.
-        let head = |hook| syscall::tcx_head(index, hook).ok().flatten();
-        self.ids.iter().zip(TcxHook::BOTH).any(|(own, hook)| head(hook).is_some_and(|head| head != *own))
+        match self.links {
+            // A chain that cannot be read is one that has gone.
+            Links::Tcx { .. } => { self.ids.iter().zip(TcxHook::BOTH) }
+                .any(|(own, hook)| syscall::tcx_head(index, hook).ok().flatten().is_some_and(|head| head != *own)),
+            Links::Clsact(_) => {
+                filters::programs(index, PRIORITY, HANDLE).is_ok_and(|there| there != self.ids.map(Some))
+            }
+            Links::Left => false,
+        }
     }
 
-    /// Leaves the chains and joins them at their heads. A chain does not take a program twice, so for some microseconds packets pass
-    /// unseen.
+    /// Leaves the chains and joins them at their heads, or puts the filters there again. A chain does not take a program twice, so for
+    /// some microseconds packets pass unseen.
     pub(super) fn lead_again(
         &mut self,
         programs: &mut Ebpf,
-        index: u32,
+        link: &Link,
         pins: Option<&Pins>,
     ) -> Result<(), AttachError> {
-        let Links::Tcx { .. } = self.links else { return Ok(()) };
-        if let Some(pins) = pins {
-            pins.forget_links(index);
-        }
-        self.links = Links::Left;
-        self.links = Links::Tcx { fds: to_head(programs, self.programs, index, pins)? };
+        self.links = match std::mem::replace(&mut self.links, Links::Left) {
+            Links::Clsact(_) => clsact(programs, self.programs, link)?,
+            left => {
+                if let Some(pins) = pins {
+                    pins.forget_links(link.index);
+                }
+                drop(left);
+                Links::Tcx { fds: to_head(programs, self.programs, link.index, pins)? }
+            }
+        };
         Ok(())
     }
 

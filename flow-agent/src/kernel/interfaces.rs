@@ -354,8 +354,8 @@ impl Interfaces {
         }
     }
 
-    /// Attaches anew where another program came before ours. What passes unseen meanwhile is added to what an interface carried
-    /// before its attach.
+    /// Attaches anew where another program came before ours, or a filter was removed. What passes unseen while that is done is added to
+    /// what an interface carried before its attach.
     fn return_to_heads(&mut self, programs: &mut Ebpf, maps: &Maps) -> io::Result<bool> {
         let attached = self.watched.iter().filter_map(|(index, watched)| match &watched.state {
             State::Attached { hooks, slot, .. } if hooks.is_overtaken(*index) => Some((*index, *slot)),
@@ -364,9 +364,12 @@ impl Interfaces {
         let overtaken: Vec<(u32, u32)> = attached.collect();
         for &(index, slot) in &overtaken {
             let Ok(before) = self.unseen(index, slot, maps) else { continue };
-            let Some(Watched { state, .. }) = self.watched.get_mut(&index) else { continue };
+            let Some(Watched { link, state, .. }) = self.watched.get_mut(&index) else { continue };
             let State::Attached { hooks, .. } = state else { continue };
-            if let Err(error) = hooks.lead_again(programs, index, maps.pins.as_ref()) {
+            if hooks.attachment() == Attachment::Clsact {
+                tracing::warn!("{}: somebody removed our filters; what passed since is not counted", link.name);
+            }
+            if let Err(error) = hooks.lead_again(programs, link, maps.pins.as_ref()) {
                 *state = State::Waiting(error.to_string());
                 self.release(index, slot, maps);
                 continue;

@@ -51,7 +51,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
+pub(super) const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const IFLA_IFNAME: u16 = 3;
@@ -218,7 +218,7 @@ fn counters(value: &[u8]) -> LinkCounters {
 }
 
 /// Attributes: length, type, value, padding to four bytes.
-struct Attributes<'a>(&'a [u8]);
+pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
@@ -232,7 +232,7 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-fn word(bytes: &[u8]) -> Option<u32> {
+pub(super) fn word(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.first_chunk()?))
 }
 
