@@ -1,0 +1,71 @@
+//! Two network namespaces of a test's own, and pairs between them.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A namespace that this thread and its children are in, and another one held open by a sleeping process.
+pub(crate) struct Lab {
+    pub(crate) other: Child,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        #[expect(deprecated, reason = "its successor is unsafe because of flags that this call does not have")]
+        let entered = rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET);
+        entered.expect("these tests make network namespaces: run them as root, `sudo -E cargo test -p flow-agent`");
+        let other = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().expect("util-linux is installed");
+        let lab = Self { other };
+        lab.until("the other namespace is there", || {
+            let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+            namespace(&lab.other.id().to_string()) != namespace("thread-self")
+        });
+        ip("link set lo up");
+        lab
+    }
+
+    /// A pair, one end moved into the other namespace.
+    pub(crate) fn pod(&self, name: &str, addr: &str) {
+        ip(&format!("link add {name} type veth peer name {name}p netns {}", self.other.id()));
+        ip(&format!("addr add {addr}.1/24 dev {name}"));
+        ip(&format!("link set {name} up"));
+        self.inside(&format!("ip addr add {addr}.2/24 dev {name}p"));
+        self.inside(&format!("ip link set {name}p up"));
+    }
+
+    pub(crate) fn inside(&self, command: &str) {
+        run("nsenter", &format!("--net=/proc/{}/ns/net {command}", self.other.id()));
+    }
+
+    pub(crate) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let (begin, limit) = (Instant::now(), Duration::from_secs(5) * patience());
+        while !done() {
+            assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.other.kill();
+        let _ = self.other.wait();
+    }
+}
+
+/// Emulated machines set it.
+pub(crate) fn patience() -> u32 {
+    std::env::var("TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
+pub(crate) fn ip(arguments: &str) {
+    run("ip", arguments);
+}
+
+pub(crate) fn run(program: &str, arguments: &str) {
+    let output = Command::new(program)
+        .args(arguments.split(' '))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program} is not installed: {error}"));
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
