@@ -182,13 +182,14 @@ pub(super) fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<li
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Loads a program: tried again where the verifier gave up because a signal came (EAGAIN), which has been handled when the call is back.
-/// `number` is the system's of an error.
+/// Loads a program. The verifier gives up where a signal comes for the thread that loads (EAGAIN): here they wait, or another thread takes
+/// them. Where one got through, it is tried again. `number` is the system's of an error.
 pub(super) fn uninterrupted<T, E>(
     mut load: impl FnMut() -> Result<T, E>,
     number: impl Fn(&E) -> Option<i32>,
 ) -> Result<T, E> {
     const ATTEMPTS: u32 = 10;
+    let _blocked = Blocked::all();
     for _ in 1..ATTEMPTS {
         match load() {
             Err(error) if number(&error) == Some(libc::EAGAIN) => {}
@@ -196,6 +197,28 @@ pub(super) fn uninterrupted<T, E>(
         }
     }
     load()
+}
+
+/// No signal comes for this thread as long as it lives.
+struct Blocked(libc::sigset_t);
+
+impl Blocked {
+    fn all() -> Self {
+        // SAFETY: both sets are this function's own, and the first is filled before it is read.
+        unsafe {
+            let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the set is the one that the thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
 }
 
 fn element<K, V>(map: BorrowedFd<'_>, key: &K, value: *mut V) -> Element {
