@@ -101,11 +101,7 @@ impl Links {
                 break;
             }
         }
-        let links = changes.into_iter().filter_map(|change| match change {
-            Change::Present(link) => Some(link),
-            Change::Gone(_) => None,
-        });
-        Ok(links.collect())
+        Ok(present(changes).collect())
     }
 
     /// One interface as it is now.
@@ -115,10 +111,7 @@ impl Links {
         let size = socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
         let mut changes = Vec::new();
         messages(self.buffer.get(..size).unwrap_or_default(), &mut changes)?;
-        Ok(changes.into_iter().find_map(|change| match change {
-            Change::Present(link) => Some(link),
-            Change::Gone(_) => None,
-        }))
+        Ok(present(changes).next())
     }
 
     /// False if interfaces came or went meanwhile: some that are there may be missing then.
@@ -134,6 +127,13 @@ impl Links {
             }
         }
     }
+}
+
+fn present(changes: Vec<Change>) -> impl Iterator<Item = Link> {
+    changes.into_iter().filter_map(|change| match change {
+        Change::Present(link) => Some(link),
+        Change::Gone(_) => None,
+    })
 }
 
 /// What a datagram was.

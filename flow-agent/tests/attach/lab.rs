@@ -1,7 +1,15 @@
 //! Two network namespaces of a test's own, and pairs between them.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
+
+#[path = "../shared/command.rs"]
+mod command;
+#[path = "../shared/patience.rs"]
+mod patience;
+
+pub(crate) use command::run;
+pub(crate) use patience::patience;
 
 /// A namespace that this thread and its children are in, and another one held open by a sleeping process.
 pub(crate) struct Lab {
@@ -52,20 +60,6 @@ impl Drop for Lab {
     }
 }
 
-/// Emulated machines set it.
-pub(crate) fn patience() -> u32 {
-    std::env::var("TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
-}
-
 pub(crate) fn ip(arguments: &str) {
     run("ip", arguments);
-}
-
-pub(crate) fn run(program: &str, arguments: &str) {
-    let output = Command::new(program)
-        .args(arguments.split(' '))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{program} is not installed: {error}"));
-    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }

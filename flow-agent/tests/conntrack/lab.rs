@@ -8,6 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+#[path = "../shared/patience.rs"]
+mod patience;
+
+pub(crate) use patience::patience;
+
 /// Where the switches and timeouts of connection tracking are.
 const SWITCHES: &str = "/proc/sys/net/netfilter";
 
@@ -160,11 +165,6 @@ impl Side {
     pub(crate) fn run(self, program: &str, arguments: &str) {
         run("nsenter", &format!("--net=/proc/{}/ns/net {program} {arguments}", self.0), "");
     }
-}
-
-/// Emulated machines set it: how many times longer everything may take.
-pub(crate) fn patience() -> u32 {
-    std::env::var("TEST_PATIENCE").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }
 
 /// Waits for a condition, within a limit.

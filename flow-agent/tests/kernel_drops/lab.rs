@@ -10,6 +10,14 @@ use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "../shared/command.rs"]
+mod command;
+#[path = "../shared/patience.rs"]
+mod patience;
+
+use command::{output, run};
+use patience::patience;
+
 /// Bytes of each datagram.
 pub(crate) const PAYLOAD: usize = 10;
 
@@ -231,8 +239,7 @@ fn counters() -> HashMap<String, u64> {
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let patience = std::env::var("TEST_PATIENCE").ok().and_then(|factor| factor.parse::<u32>().ok()).unwrap_or(1);
-    let (begin, limit) = (Instant::now(), Duration::from_secs(20) * patience);
+    let (begin, limit) = (Instant::now(), Duration::from_secs(20) * patience());
     while !done() {
         assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::yield_now();
@@ -243,18 +250,4 @@ fn exits_well(program: &str, arguments: &str) -> bool {
     let mut command = Command::new(program);
     command.args(arguments.split(' ')).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().unwrap_or_else(|error| panic!("{program} is not installed: {error}")).success()
-}
-
-fn run(program: &str, arguments: &str) {
-    output(program, arguments);
-}
-
-fn output(program: &str, arguments: &str) -> String {
-    let output = Command::new(program)
-        .args(arguments.split(' '))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{program} is not installed: {error}"));
-    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
