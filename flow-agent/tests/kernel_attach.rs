@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[path = "attach/lab.rs"]
@@ -150,6 +151,31 @@ fn packets_of_all(kernel: &mut Kernel) -> u64 {
 fn packets(slice: &Slice) -> u64 {
     let flows = slice.flows4.iter().chain(&slice.flows6);
     flows.flat_map(|flow| flow.direction).map(|direction| direction.packets).sum()
+}
+
+#[test]
+fn programs_load_whatever_signals_come() {
+    extern "C" fn ignore(_: libc::c_int) {}
+    let _lab = Lab::new();
+    let handler = ignore as extern "C" fn(libc::c_int);
+    // SAFETY: the handler does nothing, which it may at any time.
+    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+    // SAFETY: without arguments.
+    let loading = unsafe { libc::pthread_self() };
+    let is_done = AtomicBool::new(false);
+    let loaded = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                // SAFETY: the thread outlives the scope.
+                unsafe { libc::pthread_kill(loading, libc::SIGUSR1) };
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let loaded = Kernel::load(&config(None), None);
+        is_done.store(true, Ordering::Relaxed);
+        loaded
+    });
+    assert!(loaded.is_ok(), "{:?}", loaded.err());
 }
 
 #[test]
