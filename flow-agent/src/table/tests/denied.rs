@@ -1,5 +1,7 @@
 //! What drops, resets and ICMP errors make of a connection.
 
+use std::time::Duration;
+
 use flow_common::abi::drop::Site;
 use flow_common::record::{ForwardingStatus, TcpState};
 
@@ -214,6 +216,18 @@ fn drops_that_are_told_of_before_their_flow_wait_for_it() {
     simulation.dropped(udp(), true);
     simulation.watch(7);
     assert_eq!(says(&simulation.record()), (ForwardingStatus::Dropped, EndReason::End, 2));
+    assert_eq!(simulation.table.statistics().drops_unmatched, 0);
+}
+
+#[test]
+fn drops_wait_for_a_flow_that_is_told_of_late() {
+    let active_timeout = Duration::from_secs(1);
+    let mut simulation = Simulation::with(TableConfig { active_timeout, ..config() });
+    simulation.dropped(udp(), true);
+    simulation.watch(8);
+    simulation.packet(udp(), pod(CLIENT, false), 60, 0);
+    simulation.watch(3);
+    assert_eq!(says(&simulation.record()), (ForwardingStatus::Dropped, EndReason::End, 1));
     assert_eq!(simulation.table.statistics().drops_unmatched, 0);
 }
 
