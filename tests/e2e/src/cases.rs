@@ -139,7 +139,8 @@ impl Item {
     fn kind(self) -> Kind {
         match self {
             Self::ShortHttp => Kind::Http { requests: 1, bytes: 5_000 },
-            Self::KeptAliveHttp => Kind::Http { requests: 25, bytes: 3_000 },
+            // So many that they take more than a tick of the kernel's, by which flows are timed.
+            Self::KeptAliveHttp => Kind::Http { requests: 100, bytes: 3_000 },
             Self::Bulk => Kind::Bulk { bytes: 4_000_000 },
             Self::Udp => Kind::Echo { protocol: Protocol::Udp, exchanges: 17, bytes: 300 },
             Self::Ping => Kind::Ping { count: 7, bytes: 56 },
