@@ -42,12 +42,11 @@ fn report(kernel: &mut Kernel, name: &str) -> Option<InterfaceReport> {
 /// The same at a moment in which nothing passes: link and programs are not read at once, and the kernel sends of its own accord, to find
 /// neighbours and routers.
 fn settled(kernel: &mut Kernel, name: &str) -> InterfaceReport {
-    loop {
+    let quiet = (0..1_000).find_map(|_| {
         let [first, second] = [(), ()].map(|()| report(kernel, name).expect("attached"));
-        if (first.link, first.hooks) == (second.link, second.hooks) {
-            return second;
-        }
-    }
+        ((first.link, first.hooks) == (second.link, second.hooks)).then_some(second)
+    });
+    quiet.expect("a moment in which nothing passes")
 }
 
 /// For the table of kernels.

@@ -114,9 +114,11 @@ impl Hooks {
     /// Whether another program has come before one of them, or a filter of theirs is there no more.
     pub(super) fn is_overtaken(&self, index: u32) -> bool {
         match self.links {
-            // A chain that cannot be read is one that has gone.
-            Links::Tcx { .. } => { self.ids.iter().zip(TcxHook::BOTH) }
-                .any(|(own, hook)| syscall::tcx_head(index, hook).ok().flatten().is_some_and(|head| head != *own)),
+            Links::Tcx { .. } => {
+                // A chain that cannot be read is one that has gone.
+                let head = |hook| syscall::tcx_head(index, hook).ok().flatten();
+                self.ids.iter().zip(TcxHook::BOTH).any(|(own, hook)| head(hook).is_some_and(|head| head != *own))
+            }
             Links::Clsact(_) => {
                 filters::programs(index, PRIORITY, HANDLE).is_ok_and(|there| there != self.ids.map(Some))
             }

@@ -2,7 +2,7 @@
 //!
 //! Takes where a filter was put; gives the program that is there, by netlink.
 
-use super::links::{Attributes, NLM_F_REQUEST, word};
+use super::links::{Attributes, request, word};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
 
@@ -23,23 +23,13 @@ pub(super) fn programs(index: u32, priority: u16, handle: u32) -> io::Result<[Op
     let mut answer = [0; 4_096];
     let mut programs = [None; 2];
     for (program, parent) in programs.iter_mut().zip(PARENTS) {
-        let info = u32::from(priority) << 16 | ALL_PROTOCOLS;
-        socket.send_to(&request([index, handle, parent, info]), &SocketAddr::new(0, 0), 0)?;
+        // `struct tcmsg`: family, index, handle, parent, info.
+        let message = [0, index, handle, parent, u32::from(priority) << 16 | ALL_PROTOCOLS];
+        socket.send_to(&request(RTM_GETTFILTER, 0, &message), &SocketAddr::new(0, 0), 0)?;
         let size = socket.recv(&mut answer.as_mut_slice(), 0)?;
         *program = answer.get(..size).and_then(program_of);
     }
     Ok(programs)
-}
-
-/// Of `struct tcmsg` all but the family, which is none.
-fn request(message: [u32; 4]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADERS);
-    bytes.extend((HEADERS as u32).to_ne_bytes());
-    bytes.extend(RTM_GETTFILTER.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST.to_ne_bytes());
-    bytes.extend([0; 12]);
-    message.into_iter().for_each(|field| bytes.extend(field.to_ne_bytes()));
-    bytes
 }
 
 /// None also for an error, which says that there is no such filter or no such qdisc.

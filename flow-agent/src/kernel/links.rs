@@ -51,7 +51,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-pub(super) const NLM_F_REQUEST: u16 = 1;
+const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const IFLA_IFNAME: u16 = 3;
@@ -107,7 +107,7 @@ impl Links {
     /// One interface as it is now.
     pub(super) fn one(&mut self, index: u32) -> io::Result<Option<Link>> {
         let socket = Socket::new(NETLINK_ROUTE)?;
-        socket.send_to(&request(NLM_F_REQUEST, index), &SocketAddr::new(0, 0), 0)?;
+        socket.send_to(&of_link(0, index), &SocketAddr::new(0, 0), 0)?;
         let size = socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
         let mut changes = Vec::new();
         messages(self.buffer.get(..size).unwrap_or_default(), &mut changes)?;
@@ -116,7 +116,7 @@ impl Links {
 
     /// False if interfaces came or went meanwhile: some that are there may be missing then.
     fn dump_once(&mut self, socket: &mut Socket, changes: &mut Vec<Change>) -> io::Result<bool> {
-        socket.send_to(&request(NLM_F_REQUEST | NLM_F_DUMP, 0), &SocketAddr::new(0, 0), 0)?;
+        socket.send_to(&of_link(NLM_F_DUMP, 0), &SocketAddr::new(0, 0), 0)?;
         let mut is_whole = true;
         loop {
             let size = socket.recv(&mut self.buffer.as_mut_slice(), 0)?;
@@ -151,15 +151,21 @@ pub(super) fn name(index: u32) -> Option<String> {
     netdevice::index_to_name(socket, index).ok()
 }
 
-/// A header, and the `struct ifinfomsg` of an interface, or of all.
-fn request(flags: u16, index: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(32);
-    bytes.extend(32_u32.to_ne_bytes());
-    bytes.extend(RTM_GETLINK.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 12]);
-    bytes.extend(index.to_ne_bytes());
+/// The `struct ifinfomsg` of an interface, or of all: family and layer, index, flags, what changes of them.
+fn of_link(flags: u16, index: u32) -> Vec<u8> {
+    request(RTM_GETLINK, flags, &[0, index, 0, 0])
+}
+
+/// A request: `struct nlmsghdr`, and the words of its message.
+pub(super) fn request(kind: u16, flags: u16, message: &[u32]) -> Vec<u8> {
+    const HEADER: u32 = 16;
+    let length = HEADER + size_of_val(message) as u32;
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    // Sequence and sender: no answer is told from another by them.
     bytes.extend([0; 8]);
+    message.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
     bytes
 }
 

@@ -119,9 +119,9 @@ async fn cuts(age: Age, scheme: &str) -> Result<()> {
     let mut agent = aggregator.agent().await?;
     let mut seed = 362_436_069;
     for round in 1..=20 {
-        // A commit of so many rows has some 100 kB, and may come in two.
+        // A commit of so many rows has some 100 kB.
         let cut = match round % 2 {
-            0 => Cut::Amid(5_000 + draw(&mut seed, 30_000)),
+            0 => Cut::Amid(5_000 + draw(&mut seed, 60_000)),
             _ => Cut::Answer(20_000),
         };
         relay.cut(cut);
