@@ -1,7 +1,8 @@
 //! How the kernel's tick stands to its monotonic clock and to the time of day.
 //!
 //! The tick follows the monotonic clock exactly, so one measurement at the start holds: a tiny program reads both at one
-//! moment, over some ticks.
+//! moment, over some ticks. But the kernel counts a tick when its interrupt runs, and that may be late: on a virtual machine by
+//! many. The coarse monotonic clock stands where that interrupt left it, so it never shows a tick that is not counted yet.
 
 use super::{Clock, syscall};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -72,10 +73,10 @@ impl Tick {
         monotonic_ns.cast_signed().wrapping_sub(self.origin_ns).div_euclid(self.length_ns.cast_signed())
     }
 
-    /// The clocks as they stand now.
+    /// The clocks as they stand now: the tick is one that the kernel has counted.
     pub(super) fn clock(self) -> Clock {
+        let tick = self.tick(now(ClockId::MonotonicCoarse));
         let (monotonic_ns, wall_ns) = (now(ClockId::Monotonic), now(ClockId::Realtime));
-        let tick = self.tick(monotonic_ns);
         let began_ns = self.origin_ns.wrapping_add(tick.wrapping_mul(self.length_ns.cast_signed()));
         let since_ns = monotonic_ns.saturating_sub(began_ns.cast_unsigned());
         let began_wall_ns = wall_ns.saturating_sub(since_ns);

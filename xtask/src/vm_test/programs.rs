@@ -35,11 +35,12 @@ enum On {
 const TWO: &[&str] = &["5.10", "6.12"];
 
 /// The quick ones first. Those of flow-agent that need no other program begin with [`KERNEL`].
-const PLAN: [Planned; 11] = [
+const PLAN: [Planned; 12] = [
     planned("kernel_rights", &[], On::All, 600),
     planned("kernel_attach", &[], On::Only(TWO), 900),
     // Loading takes most of the time: all programs, all hooks, a restart.
     planned("kernel_attach", &["every_packet", "interfaces_are_attached", "what_is_kept"], On::Except(TWO), 600),
+    planned("kernel_maps", &[], On::Only(TWO), 600),
     planned("kernel_conntrack", &[], On::All, 900),
     // They take so long that they are ignored otherwise.
     planned("kernel_conntrack", &["--ignored", "ten_thousand"], On::Only(TWO), 600),

@@ -1,11 +1,13 @@
-//! Two network namespaces of a test's own, and pairs between them.
+//! Two network namespaces of a test's own, pairs between them, and the kernel programs there.
 
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-#[path = "../shared/command.rs"]
+use flow_agent::kernel::{Attachment, Kernel, KernelConfig};
+
+#[path = "command.rs"]
 mod command;
-#[path = "../shared/patience.rs"]
+#[path = "patience.rs"]
 mod patience;
 
 pub(crate) use command::run;
@@ -62,4 +64,20 @@ impl Drop for Lab {
 
 pub(crate) fn ip(arguments: &str) {
     run("ip", arguments);
+}
+
+pub(crate) fn load() -> Kernel {
+    Kernel::load(&config(None), None).unwrap_or_else(|error| panic!("{error}"))
+}
+
+pub(crate) fn config(attachment: Option<Attachment>) -> KernelConfig {
+    let patterns = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    KernelConfig {
+        max_flows: 16_384,
+        max_interfaces: 8,
+        ring_bytes: 1 << 20,
+        pods: patterns(&["veth*", "!veth-not"]),
+        uplinks: patterns(&["up*"]),
+        attachment,
+    }
 }
