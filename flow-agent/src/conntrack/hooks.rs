@@ -10,20 +10,14 @@ use std::time::Instant;
 use flow_common::abi::{CONNTRACK_END, ConntrackCounters, ConntrackEvent};
 use flow_common::time::Timestamp;
 use foldhash::fast::FixedState;
-use rustix::time::ClockId;
 
 use super::decode::{Clocks, decode};
 use super::recent::{Identity, Recent};
 use super::{Event, Kind};
-use crate::kernel::clock::now;
 use crate::kernel::{ConntrackHooks, HooksConfig, Rungs};
 
 /// Two packets that begin one connection, or two CPUs that end it, do so within moments.
 const REMEMBERED: usize = 16_384;
-
-/// What is younger is left for the next look. The rings are read one after the other, and a program that is still at work holds up what
-/// stands behind it on one: the end of a connection is read a moment after the beginning of the next with the same addresses and ports.
-const UNSETTLED_NS: u64 = 1_000_000;
 
 /// Bit of a connection's status: taken out of the table.
 const DYING: u32 = 1 << 9;
@@ -90,11 +84,10 @@ impl Hooks {
         is_changed
     }
 
-    /// Appends the events that happened until a millisecond ago, in the order of their times. True if some were lost since the last
-    /// call: only a dump tells what they said.
+    /// Appends events in the order of their times, as far as all earlier ones are there: the youngest are left for the next call. True if
+    /// some were lost since the last call: only a dump tells what they said.
     pub fn poll(&mut self, events: &mut Vec<Event>) -> bool {
-        let settled_ns = now(ClockId::Monotonic).saturating_sub(UNSETTLED_NS);
-        self.kernel.poll(&mut self.raw);
+        let complete_ns = self.kernel.poll(&mut self.raw);
         self.raw.sort_by_key(|event| event.at_ns);
         if let Some(event) = self.raw.iter().rfind(|event| event.seed != [0; 2]) {
             self.seed = event.seed;
@@ -104,8 +97,8 @@ impl Hooks {
         }
         let mut raw = std::mem::take(&mut self.raw);
         let clocks = Clocks::now();
-        let settled = raw.partition_point(|event| event.at_ns <= settled_ns);
-        events.extend(raw.drain(..settled).filter_map(|event| self.take(&event, &clocks)));
+        let complete = raw.partition_point(|event| event.at_ns <= complete_ns);
+        events.extend(raw.drain(..complete).filter_map(|event| self.take(&event, &clocks)));
         self.raw = raw;
         self.has_lost()
     }

@@ -19,6 +19,7 @@ mod calls;
 mod layout;
 mod module;
 mod object;
+mod ring;
 mod symbols;
 
 use attach::Hook;
@@ -163,19 +164,11 @@ impl ConntrackHooks {
         self.layout.as_ref()
     }
 
-    /// Appends what has come. The ends stand first, but each has its beginning in this batch or an earlier one (unless that was
-    /// lost). The next beginning at the same place may come before it: whoever leaves the youngest aside and sorts the others by their
-    /// times has them in order.
-    pub fn poll(&mut self, events: &mut Vec<ConntrackEvent>) {
-        let Some(maps) = &mut self.maps else { return };
-        for ring in maps.rings() {
-            while let Some(item) = ring.next() {
-                if item.len() == size_of::<ConntrackEvent>() {
-                    // SAFETY: the length is an event's, and any bytes are one: integers only, no padding.
-                    events.push(unsafe { item.as_ptr().cast::<ConntrackEvent>().read_unaligned() });
-                }
-            }
-        }
+    /// Appends what has come, the ends first. Gives the time, by the monotonic clock, until when these and earlier events are all that
+    /// happened: whoever leaves the younger ones aside and sorts the others by their times has them in order.
+    pub fn poll(&mut self, events: &mut Vec<ConntrackEvent>) -> u64 {
+        let Some(maps) = &mut self.maps else { return 0 };
+        maps.rings().map(|ring| ring.read(events)).into_iter().fold(u64::MAX, u64::min)
     }
 
     /// Events told and lost since the opening. After a loss only a dump of the kernel's table tells what they said.

@@ -8,7 +8,7 @@ use flow_agent::kernel::{HooksConfig, Rung};
 
 use crate::lab;
 
-/// Hooks leave what is younger than a millisecond for the next look.
+/// Hooks leave the youngest for the next look.
 pub(crate) const SETTLED: Duration = Duration::from_millis(20);
 
 /// A ring that has room for what these tests do.

@@ -5,14 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use aya::maps::{Map, MapData, RingBuf};
 use aya_obj::Object;
 use flow_common::abi::{ConntrackCounters, ConntrackLayout};
 
 use super::super::syscall;
 use super::calls::{self, Form};
+use super::ring::Ring;
 
 /// What `build.rs` took in; empty where the programs were not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/conntrack.o"));
@@ -37,8 +37,8 @@ pub(super) enum ObjectError {
 /// The maps, which outlive every program.
 pub(super) struct Maps {
     fds: HashMap<String, OwnedFd>,
-    new: RingBuf<MapData>,
-    end: RingBuf<MapData>,
+    new: Ring,
+    end: Ring,
 }
 
 /// Programs with a layout in them, ready to be loaded.
@@ -55,21 +55,21 @@ impl Maps {
         let mut fds = HashMap::new();
         for (name, map) in object.maps.iter().filter(|(name, _)| *name != RODATA) {
             let entries = match name.as_str() {
-                "conntrack_new" => ring(ring_bytes[0]),
-                "conntrack_end" => ring(ring_bytes[1]),
+                "conntrack_new" => room(ring_bytes[0]),
+                "conntrack_end" => room(ring_bytes[1]),
                 _ => map.max_entries(),
             };
             let fd = syscall::create_map(name, map.map_type(), [map.key_size(), map.value_size(), entries], 0)
                 .map_err(|error| refused(name, error))?;
             fds.insert(name.clone(), fd);
         }
-        let (new, end) = (reader(&fds, "conntrack_new")?, reader(&fds, "conntrack_end")?);
+        let (new, end) = (ring(&fds, "conntrack_new")?, ring(&fds, "conntrack_end")?);
         counters(&fds)?;
         Ok(Self { fds, new, end })
     }
 
-    /// Readers of the ends' ring and of the beginnings', in this order.
-    pub(super) fn rings(&mut self) -> [&mut RingBuf<MapData>; 2] {
+    /// The ring of ends and that of beginnings, in this order.
+    pub(super) fn rings(&mut self) -> [&mut Ring; 2] {
         [&mut self.end, &mut self.new]
     }
 
@@ -124,19 +124,14 @@ fn parse() -> Result<Object, ObjectError> {
 }
 
 /// A power of two, and a page at least.
-fn ring(bytes: u32) -> u32 {
+fn room(bytes: u32) -> u32 {
     bytes.max(4_096).checked_next_power_of_two().unwrap_or(1 << 31)
 }
 
-fn reader(fds: &HashMap<String, OwnedFd>, name: &'static str) -> Result<RingBuf<MapData>, ObjectError> {
+fn ring(fds: &HashMap<String, OwnedFd>, name: &'static str) -> Result<Ring, ObjectError> {
     let map = fds.get(name).ok_or(ObjectError::Incomplete(name))?;
-    let unreadable = |error: aya::maps::MapError| ObjectError::Unreadable(error.to_string());
-    let fd = duplicate(map.as_fd()).map_err(|error| refused(name, error))?;
-    RingBuf::try_from(Map::RingBuf(MapData::from_fd(fd).map_err(unreadable)?)).map_err(unreadable)
-}
-
-fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    fd.try_clone_to_owned()
+    let map = map.try_clone().map_err(|error| refused(name, error))?;
+    Ring::new(map).map_err(|error| ObjectError::Unreadable(error.to_string()))
 }
 
 fn counters(fds: &HashMap<String, OwnedFd>) -> Result<(), ObjectError> {
