@@ -352,7 +352,7 @@ impl Aggregate {
         for records in decoded.records().chunks(GROUP) {
             for record in records {
                 let (head, extended) = (&record.head, &record.extended);
-                let told = Told { head, extended, has_totals: record.has_totals, is_agents: record.is_agents };
+                let told = Told { head, extended, has_total: record.has_total, is_agents: record.is_agents };
                 let (tail, http) = (decoded.tail(record, buffer), decoded.http(record, buffer));
                 let names = Names { tail, tail_hash: record.tail_hash, http };
                 self.gather(Source { addr: peer, domain: record.domain }, &told, names, &mut group);

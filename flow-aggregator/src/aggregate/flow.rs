@@ -30,8 +30,8 @@ pub(super) struct Exporter(pub u64);
 pub(super) struct Told<'a> {
     pub(super) head: &'a Head,
     pub(super) extended: &'a Extended,
-    /// The sender counts since the flow's begin; if not, only the deltas tell.
-    pub(super) has_totals: bool,
+    /// Of which counters the sender gives totals, since the flow's begin; of the others only the deltas tell.
+    pub(super) has_total: [bool; 4],
     /// The sender is an agent, whose domain names the Node.
     pub(super) is_agents: bool,
 }
@@ -50,7 +50,7 @@ pub(super) struct Numbers {
     pub(super) icmp: u16,
     pub(super) reason: EndReason,
     pub(super) status: ForwardingStatus,
-    pub(super) has_totals: bool,
+    pub(super) has_total: [bool; 4],
 }
 
 type Transactions = serde_json::Map<String, serde_json::Value>;
@@ -123,7 +123,7 @@ impl Default for TailId {
 
 impl Numbers {
     #[inline]
-    pub(super) fn of(Told { head, extended, has_totals, .. }: &Told<'_>) -> Numbers {
+    pub(super) fn of(Told { head, extended, has_total, .. }: &Told<'_>) -> Numbers {
         let exact = |milliseconds: u64, seconds: u32| {
             if milliseconds == 0 { u64::from(seconds) * 1000 } else { milliseconds }
         };
@@ -138,11 +138,11 @@ impl Numbers {
             icmp: if extended.icmp_type_code == 0 { head.icmp().unwrap_or(0) } else { extended.icmp_type_code },
             reason: head.end_reason,
             status: extended.forwarding_status,
-            has_totals: *has_totals,
+            has_total: *has_total,
         }
     }
 
-    /// What the sender had counted before this record; zero where it gives deltas alone.
+    /// What the sender had counted before this record; zero where only deltas tell.
     pub(super) fn before(&self) -> Counters {
         std::array::from_fn(|at| self.totals[at].saturating_sub(self.deltas[at]))
     }

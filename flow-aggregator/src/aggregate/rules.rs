@@ -109,8 +109,8 @@ impl<A: Addr> Flow<A> {
     pub(super) fn adds(&self, side: usize, numbers: &Numbers) -> bool {
         let side = &self.sides[side];
         numbers.end > side.end
-            || !numbers.has_totals
-            || (0..4).any(|at| numbers.totals[at] > side.total[at])
+            || numbers.has_total == [false; 4]
+            || (0..4).any(|at| side.counted(numbers, at) > side.total[at])
             || (numbers.end == side.end && rank(numbers.reason) > rank(side.reason))
             || (numbers.reason == EndReason::End && !side.has_ended())
             || numbers.flags[0] & !side.flags[0] != 0
@@ -185,7 +185,7 @@ impl Side {
             };
         }
         let later = numbers.start > self.end;
-        if !numbers.has_totals {
+        if numbers.has_total == [false; 4] {
             // Such senders may give each slice of a flow a start of its own.
             return if later && self.has_ended() { Relation::Reused } else { Relation::Same };
         }
@@ -200,15 +200,18 @@ impl Side {
         }
     }
 
-    /// Totals never shrink; deltas without totals add up.
     #[inline]
     fn count(&mut self, numbers: &Numbers) {
-        for at in 0..4 {
-            self.total[at] = if numbers.has_totals {
-                self.total[at].max(numbers.totals[at])
-            } else {
-                self.total[at].saturating_add(numbers.deltas[at])
-            };
+        self.total = std::array::from_fn(|at| self.counted(numbers, at));
+    }
+
+    /// A counter after this record: totals never shrink; deltas without totals add up.
+    #[inline]
+    fn counted(&self, numbers: &Numbers, at: usize) -> u64 {
+        if numbers.has_total[at] {
+            self.total[at].max(numbers.totals[at])
+        } else {
+            self.total[at].saturating_add(numbers.deltas[at])
         }
     }
 

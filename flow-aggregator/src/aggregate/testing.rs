@@ -52,10 +52,10 @@ impl Aggregate {
         let mut group = Group::default();
         for (record, tail) in records.iter().zip(&encoded) {
             let FlowRecord { head, extended, .. } = record;
-            let has_totals = head.totals() != [0; 4] || head.deltas() == [0; 4];
+            let has_total = [head.totals() != [0; 4] || head.deltas() == [0; 4]; 4];
             let tail_hash = self.tail_hash.of(tail.bytes());
             let names = Names { tail: tail.bytes(), tail_hash, http: record.tail.http.as_bytes() };
-            self.gather(source, &Told { head, extended, has_totals, is_agents: true }, names, &mut group);
+            self.gather(source, &Told { head, extended, has_total, is_agents: true }, names, &mut group);
         }
         self.apply(&mut group, now);
     }

@@ -108,11 +108,23 @@ fn counters_are_taken_from_any_element_that_has_them() {
 }
 
 #[test]
-fn a_record_says_whether_totals_are_known() {
-    for (element, known) in [((0, 86, 1), true), ((0, 2, 1), false)] {
-        let (bytes, mut batch) = (bytes_of(&[(element, &[5])]), Batch::new(1));
+fn a_record_says_of_each_counter_whether_it_is_a_total() {
+    let packets: Given<'_> = ((0, 86, 1), &[5]);
+    let slice_packets: Given<'_> = ((0, 2, 1), &[2]);
+    let slice_octets: Given<'_> = ((0, 1, 1), &[90]);
+    let reversed: Given<'_> = ((0, 239, 1), &[2]);
+    type Counters = ([bool; 4], [u64; 4], [u64; 4]);
+    let cases: [(&[Given<'_>], Counters); 4] = [
+        (&[packets], ([true, false, false, false], [5, 0, 0, 0], [5, 0, 0, 0])),
+        (&[slice_packets], ([false; 4], [0; 4], [2, 0, 0, 0])),
+        (&[packets, slice_octets], ([true, false, false, false], [5, 0, 0, 0], [5, 90, 0, 0])),
+        (&[packets, slice_octets, reversed], ([false, false, true, false], [0, 0, 5, 0], [0, 0, 5, 90])),
+    ];
+    for (given, expected) in cases {
+        let (bytes, mut batch) = (bytes_of(given), Batch::new(1));
         stream().decode(&bytes, 0, NOW, &mut batch).expect("a message");
-        assert_eq!(batch.records()[0].has_totals, known);
+        let record = &batch.records()[0];
+        assert_eq!((record.has_total, record.head.totals(), record.head.deltas()), expected);
     }
 }
 

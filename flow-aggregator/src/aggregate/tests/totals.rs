@@ -219,6 +219,24 @@ fn senders_of_deltas_alone_add_up_and_are_never_repeats() {
 }
 
 #[test]
+fn a_sender_may_give_totals_of_packets_and_deltas_of_octets() {
+    let mut table = table();
+    // flowStartSeconds, flowEndSeconds, packetTotalCount, octetDeltaCount.
+    let elements = [(0, 150, 4), (0, 151, 4), (0, 86, 1), (0, 1, 2)];
+    let mut tell = |end: u32, packets: u8, octets: u16| {
+        let times = [EPOCH, EPOCH + end].map(u32::to_be_bytes).concat();
+        let values = [&times[..], &[packets], &octets.to_be_bytes()].concat();
+        table.hear_foreign([192, 0, 2, 77].into(), &elements, &values);
+    };
+    tell(5, 4, 240);
+    tell(10, 7, 180);
+    tell(10, 7, 0);
+    assert_eq!((table.counts().repeated, table.counts().begun), (1, 1));
+    let flow = &table.page(&Filter::parse("").unwrap(), Cursor::BEGIN, 10).flows[0];
+    assert_eq!((flow.head.packet_total, flow.head.octet_total), (7, 420));
+}
+
+#[test]
 fn a_flow_met_in_mid_life_begins_with_what_its_halves_had_not_told() {
     let mut table = table();
     table.hear(NODE_A, &[since(source(50, 100), 10)], 0);

@@ -48,8 +48,9 @@ pub struct Record {
     pub domain: u32,
     /// When the message was sent, in seconds since 1970.
     pub export_time: u32,
-    /// Whether the sender counts since the flow's begin. If not, the totals are zero and only the deltas tell.
-    pub has_totals: bool,
+    /// Which counters, in the order of [`Head::totals`], the sender counts since the flow's begin. The total of another is zero, and only
+    /// its delta tells.
+    pub has_total: [bool; 4],
     /// Whether it came by an agent's own template: its domain names a Node, and its flow id is of one connection alone.
     pub is_agents: bool,
     pub(super) tail: Span,

@@ -126,8 +126,8 @@ impl Set<'_> {
                 self.without_http(tail, bounds, at, batch)
             };
             let Header { domain, export_time, .. } = *self.header;
-            let (has_totals, is_agents) = (true, true);
-            let record = Record { head, extended, tail_hash, domain, export_time, has_totals, is_agents, tail, http };
+            let (has_total, is_agents) = ([true; 4], true);
+            let record = Record { head, extended, tail_hash, domain, export_time, has_total, is_agents, tail, http };
             batch.records.push(record);
             counters.records += 1;
             rest = behind;

@@ -40,8 +40,9 @@ struct Step {
 pub(super) struct Rewrite {
     steps: Box<[Step]>,
     has_names: bool,
-    has_totals: bool,
-    has_deltas: bool,
+    has_total: [bool; 4],
+    /// Where a record's deltas stand.
+    deltas: [[Number; 2]; 4],
     presence: u64,
 }
 
@@ -77,15 +78,22 @@ impl Rewrite {
         {
             return Err(Unusable::NoKey);
         }
-        let numbers = |wanted: &[Number]| wanted.iter().any(|number| has(&[Target::Number(*number)]));
+        let has_any = |slots: [Number; 2]| has(&slots.map(Target::Number));
+        // A sender of totals alone tells of a flow once.
+        let mut deltas = DELTAS;
+        for (delta, total) in deltas.iter_mut().zip(TOTALS) {
+            if has_any(total) && !has_any(*delta) {
+                *delta = total;
+            }
+        }
         let presence = steps.iter().fold(0, |bits, step| match step.target {
             Target::Number(number) => bits | bit(number),
             _ => bits,
         });
         Ok(Rewrite {
             has_names: steps.iter().any(|step| matches!(step.target, Target::Tail(_))),
-            has_totals: numbers(TOTALS.as_flattened()),
-            has_deltas: numbers(DELTAS.as_flattened()),
+            has_total: TOTALS.map(has_any),
+            deltas,
             presence,
             steps: steps.into_boxed_slice(),
         })
@@ -101,6 +109,10 @@ impl Rewrite {
         let values = self.values(from)?;
         let Some(ends) = values.ends() else { return Some(None) };
         let (head, extended) = self.numbers(&values, &ends, context);
+        let mut has_total = self.has_total;
+        if values.is_reversed() {
+            has_total.rotate_left(2);
+        }
         let start = scratch.len();
         let http = values.http(scratch);
         let tail_start = scratch.len();
@@ -117,7 +129,7 @@ impl Rewrite {
             tail_hash,
             domain: context.header.domain,
             export_time: context.header.export_time,
-            has_totals: self.has_totals,
+            has_total,
             is_agents: false,
             tail: Span::scratch(tail_start, scratch),
             http,
@@ -160,10 +172,7 @@ impl Rewrite {
     fn numbers(&self, values: &Values<'_>, ends: &Ends, context: &Context<'_>) -> (Head, Extended) {
         let times = time::times(values, context);
         let mut totals = TOTALS.map(|slots| values.first(slots));
-        let mut deltas = DELTAS.map(|slots| values.first(slots));
-        if self.has_totals && !self.has_deltas {
-            deltas = totals;
-        }
+        let mut deltas = self.deltas.map(|slots| values.first(slots));
         let mut flags = [Number::TcpFlags, Number::ReverseTcpFlags].map(|slot| values.narrow(slot));
         if values.is_reversed() {
             totals.rotate_left(2);
