@@ -159,12 +159,21 @@ correlationTimeout: {correlation}s
         *lock(&self.aggregator) = Some(child);
         let namespace = self.lab.namespace(&Host::Collector)?;
         let health = SocketAddr::from((Ipv6Addr::LOCALHOST, ADMIN_PORT));
+        let runs = || self.still_runs(lock(&self.aggregator).as_mut(), "flow-aggregator");
         let listens = || -> Result<()> {
-            self.still_runs(lock(&self.aggregator).as_mut(), "flow-aggregator")?;
             namespace.within(|| TcpStream::connect(health))?.context("the aggregator does not listen")?;
             Ok(())
         };
-        eventually(READY_WITHIN, listens).map_err(|error| self.with_logs(error))
+        self.until_ready(runs, listens)
+    }
+
+    /// Waits until a part does its work; one that has ended never will.
+    fn until_ready(&self, runs: impl Fn() -> Result<()>, works: impl Fn() -> Result<()>) -> Result<()> {
+        let ready = eventually(READY_WITHIN, || match runs() {
+            Ok(()) => works().map(Ok),
+            ended => Ok(ended),
+        });
+        ready.flatten().map_err(|error| self.with_logs(error))
     }
 
     /// Starts a Node's agent; `wait_for_agent` says when it works.
@@ -205,8 +214,8 @@ bpf: {pins}
     /// Waits until a Node's agent has its collector and, unless connection tracking is to count, has attached every Pod's interface and
     /// both uplinks.
     pub fn wait_for_agent(&self, node: Node) -> Result<()> {
+        let runs = || self.still_runs(lock(&self.agents).get_mut(&node), &agent(node));
         let works = || -> Result<()> {
-            self.still_runs(lock(&self.agents).get_mut(&node), &agent(node))?;
             let facts = self.facts(node)?;
             ensure!(facts.export.peer.is_some(), "{} has no collector: {:?}", agent(node), facts.export);
             if self.settings.counts_by_tracking() {
@@ -219,7 +228,7 @@ bpf: {pins}
             }
             Ok(())
         };
-        eventually(READY_WITHIN, works).map_err(|error| self.with_logs(error))
+        self.until_ready(runs, works)
     }
 
     /// Fails if one of the processes has ended by itself.

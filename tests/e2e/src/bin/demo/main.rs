@@ -5,8 +5,9 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -72,16 +73,12 @@ fn show(options: &Options, lab: &Lab, product: &Product<'_>, stored: Option<&Sto
         impossible.iter().filter_map(|item| Some(format!("{item:?}: {}", item.skipped_because()?))).collect();
     let cases: Vec<Case> = possible.into_iter().flat_map(Case::of).collect();
     say(&format!("demo: sending {} pieces of traffic within {} s", cases.len(), options.seconds))?;
-    let sent = Mutex::new(Vec::new());
+    let (sent, is_off) = (Mutex::new(Vec::new()), AtomicBool::new(false));
     thread::scope(|scope| -> Result<()> {
-        let sender = scope.spawn(|| send(lab, &cases, Duration::from_secs(options.seconds), &sent));
-        let mut screen = live::Screen::new(stdout().is_terminal() && !options.json);
-        while !sender.is_finished() {
-            product.all_run()?;
-            screen.draw(&product.joined().records()?)?;
-            thread::sleep(FRAME);
-        }
-        screen.draw(&product.joined().records()?)?;
+        let sender = scope.spawn(|| send(lab, &cases, Duration::from_secs(options.seconds), &sent, &is_off));
+        let watched = watch(product, &sender, live::Screen::new(stdout().is_terminal() && !options.json));
+        is_off.store(true, Ordering::Relaxed);
+        watched?;
         sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     let sent = sent.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -96,15 +93,32 @@ fn show(options: &Options, lab: &Lab, product: &Product<'_>, stored: Option<&Sto
     Ok(report.right)
 }
 
-/// Every case once, spread over the time there is.
-fn send(lab: &Lab, cases: &[Case], time: Duration, sent: &Mutex<Vec<Done>>) -> Result<()> {
+/// Draws what has come until all is sent. Fails if a part of the product ends.
+fn watch(product: &Product<'_>, sender: &ScopedJoinHandle<'_, Result<()>>, mut screen: live::Screen) -> Result<()> {
+    while !sender.is_finished() {
+        product.all_run()?;
+        screen.draw(&product.joined().records()?)?;
+        thread::sleep(FRAME);
+    }
+    screen.draw(&product.joined().records()?)
+}
+
+/// Every case once, spread over the time there is; no more once it is off.
+fn send(lab: &Lab, cases: &[Case], time: Duration, sent: &Mutex<Vec<Done>>, is_off: &AtomicBool) -> Result<()> {
     const AT_ONCE: usize = 4;
     let pace = time / u32::try_from(cases.len())?;
     let begun = Instant::now();
+    let wait = |due: Instant| {
+        while !is_off.load(Ordering::Relaxed) && Instant::now() < due {
+            thread::sleep(due.saturating_duration_since(Instant::now()).min(FRAME));
+        }
+        !is_off.load(Ordering::Relaxed)
+    };
     let work = |first: usize| -> Result<()> {
         for (index, case) in cases.iter().enumerate().skip(first).step_by(AT_ONCE) {
-            let due = begun + pace * u32::try_from(index)?;
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if !wait(begun + pace * u32::try_from(index)?) {
+                break;
+            }
             let done = case.run(lab)?;
             sent.lock().unwrap_or_else(PoisonError::into_inner).push(done);
         }
@@ -116,7 +130,7 @@ fn send(lab: &Lab, cases: &[Case], time: Duration, sent: &Mutex<Vec<Done>>) -> R
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
-    thread::sleep((begun + time).saturating_duration_since(Instant::now()));
+    wait(begun + time);
     Ok(())
 }
 
