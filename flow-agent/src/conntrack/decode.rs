@@ -7,13 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flow_common::abi::{CONNTRACK_END, ConntrackEvent, Count, PART_ACCOUNTING, PART_LABELS, PART_TIMES};
 use flow_common::time::Timestamp;
-use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 #[cfg(test)]
 mod tests;
 
 use super::{Entry, Event, Kind, Tuple, siphash};
-use crate::kernel::ConnLayout;
+use crate::kernel::{ConnLayout, clock};
 
 /// Address families as `struct nf_conntrack_tuple` has them.
 const IPV4: u16 = 2;
@@ -42,15 +41,9 @@ pub struct Clocks {
 impl Clocks {
     /// As they stand at this moment.
     pub fn now() -> Self {
-        let [wall, monotonic] = [ClockId::Realtime, ClockId::Monotonic].map(|clock| nanos(clock_gettime(clock)));
-        // What these clocks go on by is the tick, whatever the kernel was built with.
-        let tick = nanos(clock_getres(ClockId::MonotonicCoarse));
-        Self { wall_ns: wall.wrapping_sub(monotonic), tick_ns: tick.unsigned_abs() }
+        let (monotonic, wall) = clock::monotonic_and_wall();
+        Self { wall_ns: wall.wrapping_sub(monotonic).cast_signed(), tick_ns: clock::length_ns() }
     }
-}
-
-fn nanos(time: Timespec) -> i64 {
-    time.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec)
 }
 
 /// A connection's event, as netlink would tell it; but also when it began where the kernel notes that, and when it ended even where

@@ -6,16 +6,15 @@
 
 use super::{Clock, syscall};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// Ticks a second that kernels are built with.
-const RATES: [u64; 4] = [100, 250, 300, 1_000];
-/// How long to watch: so long that no two rates can be taken for each other, whatever part of a tick is cut off at both ends.
+/// How long to watch: some ticks, of which one at least is seen as it begins.
 const WATCH_NS: u64 = 50_000_000;
-/// How often to watch so long before giving up.
-const ATTEMPTS: u64 = 60;
+/// Clocks that are read within it are read at one moment.
+const AT_ONCE_NS: u64 = 20_000;
+const AT_ONCE_ATTEMPTS: u32 = 4;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// The tick's length, and when tick 0 of the present count began on the monotonic clock.
@@ -26,36 +25,22 @@ pub(super) struct Tick {
 }
 
 impl Tick {
-    /// Runs the program `clock` until the tick is known.
+    /// Runs the program `clock` over some ticks.
     pub(super) fn measure(program: &SchedClassifier, clocks: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut readings = vec![read(program, clocks)?];
-        // A machine that was held up may show a tick that stands still and then runs: watch until it goes evenly.
-        let begin = readings.first().map_or(0, |[_, ns]| *ns);
-        for attempt in 1..=ATTEMPTS {
-            while let Some([_, last]) = readings.last()
-                && last.saturating_sub(begin) < WATCH_NS * attempt
-            {
-                readings.push(read(program, clocks)?);
-            }
-            if let Some(tick) = Self::of(&readings) {
+        let mut tick = Self { length_ns: length_ns(), origin_ns: i64::MAX };
+        let begin = now(ClockId::Monotonic);
+        loop {
+            tick.note(read(program, clocks)?);
+            if now(ClockId::Monotonic).saturating_sub(begin) >= WATCH_NS {
                 return Ok(tick);
             }
         }
-        Err(io::Error::other("the kernel's tick does not advance evenly; is this machine out of CPU?"))
     }
 
-    /// From pairs of tick and nanoseconds, in order.
-    fn of(readings: &[[u64; 2]]) -> Option<Self> {
-        let ([first_tick, first_ns], [last_tick, last_ns]) = (*readings.first()?, *readings.last()?);
-        let length = last_ns.checked_sub(first_ns)?.checked_div(last_tick.checked_sub(first_tick)?)?;
-        let length_ns = RATES.map(|rate| SECOND_NS / rate).into_iter().min_by_key(|tick| tick.abs_diff(length))?;
-        if length.abs_diff(length_ns) > length_ns / 4 {
-            return None;
-        }
-        // A reading lies within its tick, so the tick began at the latest then.
-        let origins =
-            readings.iter().map(|[tick, ns]| ns.cast_signed().wrapping_sub(tick.wrapping_mul(length_ns).cast_signed()));
-        Some(Self { length_ns, origin_ns: origins.min()? })
+    /// A reading lies within its tick or, where that is counted late, behind it: so the tick began at the latest then.
+    fn note(&mut self, [tick, ns]: [u64; 2]) {
+        let began_at_the_latest = ns.cast_signed().wrapping_sub(tick.wrapping_mul(self.length_ns).cast_signed());
+        self.origin_ns = self.origin_ns.min(began_at_the_latest);
     }
 
     /// Ticks in so many milliseconds, at least one.
@@ -76,12 +61,17 @@ impl Tick {
     /// The clocks as they stand now: the tick is one that the kernel has counted.
     pub(super) fn clock(self) -> Clock {
         let tick = self.tick(now(ClockId::MonotonicCoarse));
-        let (monotonic_ns, wall_ns) = (now(ClockId::Monotonic), now(ClockId::Realtime));
+        let (monotonic_ns, wall_ns) = monotonic_and_wall();
         let began_ns = self.origin_ns.wrapping_add(tick.wrapping_mul(self.length_ns.cast_signed()));
         let since_ns = monotonic_ns.saturating_sub(began_ns.cast_unsigned());
         let began_wall_ns = wall_ns.saturating_sub(since_ns);
         Clock::new(low_half(tick.cast_unsigned()), self.length_ns, began_ns.cast_unsigned(), began_wall_ns)
     }
+}
+
+/// A tick in nanoseconds: what the coarse clocks go on by, whatever the kernel was built with.
+pub(crate) fn length_ns() -> u64 {
+    nanos(clock_getres(ClockId::MonotonicCoarse)).max(1)
 }
 
 /// Values keep the low half of the tick.
@@ -98,7 +88,26 @@ fn read(program: &SchedClassifier, clocks: BorrowedFd<'_>) -> io::Result<[u64; 2
 
 /// A clock's nanoseconds.
 pub(crate) fn now(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
+    nanos(clock_gettime(clock))
+}
+
+/// The monotonic clock and the time of day at one moment: read again where much time passed between the two.
+pub(crate) fn monotonic_and_wall() -> (u64, u64) {
+    let read = || {
+        let (before, wall, after) = (now(ClockId::Monotonic), now(ClockId::Realtime), now(ClockId::Monotonic));
+        (after - before, (before, wall))
+    };
+    let mut best = read();
+    for _ in 0..AT_ONCE_ATTEMPTS {
+        if best.0 <= AT_ONCE_NS {
+            break;
+        }
+        best = best.min(read());
+    }
+    best.1
+}
+
+fn nanos(time: Timespec) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     seconds * SECOND_NS + u64::try_from(time.tv_nsec).unwrap_or_default()
 }
@@ -107,41 +116,34 @@ pub(crate) fn now(clock: ClockId) -> u64 {
 mod tests {
     use super::*;
 
-    /// Readings of a kernel with this rate whose tick 4,294,967,290 (before the low half wraps) began at 1,000,000 ns.
-    fn reading(rate: u64, ns: u64) -> [u64; 2] {
-        [4_294_967_290 + (ns - 1_000_000) / (SECOND_NS / rate), ns]
+    const TICK_NS: u64 = 4_000_000;
+    const BEGAN_NS: u64 = 1_000_000;
+
+    /// A reading so many nanoseconds after tick 4,294,967,290 (before the low half goes round) began, of a kernel that counts ticks late.
+    fn reading(ns: u64, late_ns: u64) -> [u64; 2] {
+        [4_294_967_290 + ns.saturating_sub(late_ns) / TICK_NS, BEGAN_NS + ns]
+    }
+
+    fn tick(readings: impl Iterator<Item = [u64; 2]>) -> Tick {
+        let mut tick = Tick { length_ns: TICK_NS, origin_ns: i64::MAX };
+        readings.for_each(|reading| tick.note(reading));
+        tick
     }
 
     #[test]
-    fn readings_give_tick_and_origin() {
-        for rate in RATES {
-            let readings: Vec<_> = (0..=8_000).map(|n| reading(rate, 2_000_000 + n * 7_001)).collect();
-            let tick = Tick::of(&readings).expect("it advances");
-            assert_eq!(tick.length_ns, SECOND_NS / rate);
-            let began = tick.origin_ns + (tick.length_ns * 4_294_967_290).cast_signed();
-            assert!((1_000_000..1_010_000).contains(&began), "{began}");
-            assert_eq!(u64::from(tick.ticks(2_000)), 2 * rate);
-        }
+    fn readings_give_the_origin() {
+        let tick = tick((0..8_000).map(|n| reading(n * 7_001, 0)));
+        let began = tick.origin_ns + (TICK_NS * 4_294_967_290).cast_signed();
+        assert_eq!(began, BEGAN_NS.cast_signed());
+        assert_eq!(tick.tick(BEGAN_NS + 5 * TICK_NS), 4_294_967_295);
+        assert_eq!(u64::from(tick.ticks(2_000)), 500);
     }
 
     #[test]
-    fn two_readings_are_enough_for_the_rate() {
-        for rate in RATES {
-            for first in (2_000_000..15_000_000).step_by(100_000) {
-                let tick = Tick::of(&[reading(rate, first), reading(rate, first + WATCH_NS)]);
-                assert_eq!(tick.map(|tick| tick.length_ns), Some(SECOND_NS / rate));
-            }
-        }
-    }
-
-    #[test]
-    fn a_tick_that_stands_still_is_none() {
-        assert!(Tick::of(&[[5, 1], [5, 2], [5, 3]]).is_none());
-    }
-
-    #[test]
-    fn a_tick_that_stood_still_for_a_while_is_none() {
-        // 250 a second, but only three of twelve were made up for yet.
-        assert!(Tick::of(&[[100, 0], [103, WATCH_NS]]).is_none());
+    fn ticks_that_are_counted_late_are_not_shown_before() {
+        let late = |ns: u64| if ns < 5 * TICK_NS { 6_000_000 } else { 100_000 };
+        let tick = tick((2_000..8_000).map(|n| n * 7_001).map(|ns| reading(ns, late(ns))));
+        let began = tick.origin_ns + (TICK_NS * 4_294_967_290).cast_signed();
+        assert!((1_100_000..1_110_000).contains(&began), "{began}");
     }
 }

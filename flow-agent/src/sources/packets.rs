@@ -2,11 +2,9 @@
 //!
 //! Gives what both have in common: a clock, single values, deletions. What only the programs have is empty with connection tracking.
 
-use rustix::time::ClockId;
-
 use super::tracked::{self, TrackedFlows};
 use crate::doctor::Fill;
-use crate::kernel::clock::now;
+use crate::kernel::clock::monotonic_and_wall;
 use crate::kernel::{Clock, Deleted, InterfaceReport, Kernel, MapError, RunStatistics};
 use crate::table::{Deletions, Key};
 
@@ -23,7 +21,10 @@ impl Packets {
     pub(super) fn clock(&self) -> Clock {
         match self {
             Self::Programs(kernel) => kernel.clock(),
-            Self::Tracking(..) => tracked::clock(now(ClockId::Monotonic), now(ClockId::Realtime)),
+            Self::Tracking(..) => {
+                let (monotonic_ns, wall_ns) = monotonic_and_wall();
+                tracked::clock(monotonic_ns, wall_ns)
+            }
         }
     }
 
