@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use flow_common::abi::ConntrackEvent;
@@ -18,7 +19,11 @@ use rustix::time::ClockId;
 use crate::kernel::clock::now;
 
 /// What one CPU stored all others see by then; it takes them nanoseconds.
-const STORED_NS: u64 = 100_000;
+const STORED: Duration = Duration::from_micros(10);
+/// How long a read waits for places that are not ready: whoever reads next judges flows by what was told up to now.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// A program is done sooner, unless its processor stands still.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// A ring and its reader.
 pub(super) struct Ring {
@@ -35,16 +40,31 @@ impl Ring {
         Ok(Self { records, positions, progress: Progress::default() })
     }
 
-    /// Appends what can be read. Gives the time, by the monotonic clock, until when that and what was read before is all there is.
+    /// Appends what can be read, after a wait for what is not ready but will be soon. Gives the time, by the monotonic clock, until when
+    /// that and what was read before is all there is: the time of the call, unless the wait was in vain.
     pub(super) fn read(&mut self, events: &mut Vec<ConntrackEvent>) -> u64 {
-        self.progress.begin(now(ClockId::Monotonic), self.positions.taken());
+        let (at_ns, called) = (now(ClockId::Monotonic), Instant::now());
+        while called.elapsed() < STORED {
+            std::hint::spin_loop();
+        }
+        loop {
+            self.progress.begin(at_ns, self.positions.taken());
+            self.drain(events);
+            let complete_ns = self.progress.end(self.positions.read());
+            if complete_ns == at_ns || called.elapsed() > PATIENCE {
+                return complete_ns;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn drain(&mut self, events: &mut Vec<ConntrackEvent>) {
         while let Some(item) = self.records.next() {
             if item.len() == size_of::<ConntrackEvent>() {
                 // SAFETY: the length is an event's, and any bytes are one: integers only, no padding.
                 events.push(unsafe { item.as_ptr().cast::<ConntrackEvent>().read_unaligned() });
             }
         }
-        self.progress.end(self.positions.read())
     }
 }
 
@@ -66,7 +86,7 @@ impl Progress {
     /// After reading, with the reader's place. Positions go round.
     fn end(&mut self, read: usize) -> u64 {
         if let Some((at_ns, _)) = self.ahead.take_if(|(_, taken)| read.wrapping_sub(*taken).cast_signed() >= 0) {
-            self.complete_ns = at_ns.saturating_sub(STORED_NS);
+            self.complete_ns = at_ns;
         }
         self.complete_ns
     }
@@ -121,7 +141,7 @@ mod tests {
 
     fn complete(progress: &mut Progress, at_ns: u64, taken: usize, read: usize) -> u64 {
         progress.begin(at_ns, taken);
-        progress.end(read) + STORED_NS
+        progress.end(read)
     }
 
     #[test]
@@ -149,7 +169,7 @@ mod tests {
     #[test]
     fn positions_go_round() {
         let mut progress = Progress::default();
-        assert_eq!(complete(&mut progress, SECOND, 8, usize::MAX - 7), STORED_NS);
+        assert_eq!(complete(&mut progress, SECOND, 8, usize::MAX - 7), 0);
         assert_eq!(complete(&mut progress, 2 * SECOND, 16, 8), SECOND);
     }
 }
