@@ -4,7 +4,7 @@
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use flow_agent::kernel::{
-    self, Attachment, Events, InterfaceReport, Kernel, KernelConfig, PinError, Role, Slice, SweepProgress,
+    self, Attachment, InterfaceReport, Kernel, KernelConfig, PinError, Role, Slice, SweepProgress,
 };
 use flow_common::abi::{EVENT_NEW, Reason};
 use std::path::Path;
@@ -21,14 +21,28 @@ fn report(kernel: &mut Kernel, name: &str) -> Option<InterfaceReport> {
     kernel.interfaces().into_iter().find(|report| report.name == name)
 }
 
-/// The same at a moment in which nothing passes: link and programs are not read at once, and the kernel sends of its own accord, to find
-/// neighbours and routers.
-fn settled(kernel: &mut Kernel, name: &str) -> InterfaceReport {
-    let quiet = (0..1_000).find_map(|_| {
+/// Packets on both hooks as the interface itself counted them since its attach.
+fn own(report: &InterfaceReport) -> [u64; 2] {
+    let InterfaceReport { link, link_base, .. } = report;
+    [link.rx_packets - link_base.rx_packets, link.tx_packets - link_base.tx_packets]
+}
+
+/// The same as the programs did.
+fn seen(report: &InterfaceReport) -> [u64; 2] {
+    report.hooks.map(|hook| hook.seen.packets)
+}
+
+/// The same at a moment in which nothing is under way between the two: the kernel sends of its own accord, to find neighbours and
+/// routers, and a packet may be held up between them for as long as a processor is.
+fn settled(lab: &Lab, kernel: &mut Kernel, name: &str) -> InterfaceReport {
+    let mut settled = None;
+    lab.until("all that passed was seen", || {
         let [first, second] = [(), ()].map(|()| report(kernel, name).expect("attached"));
-        ((first.link, first.hooks) == (second.link, second.hooks)).then_some(second)
+        let is_quiet = (first.link, first.hooks) == (second.link, second.hooks);
+        settled = (is_quiet && own(&second) == seen(&second)).then_some(second);
+        settled.is_some()
     });
-    quiet.expect("a moment in which nothing passes")
+    settled.expect("waited for")
 }
 
 /// For the table of kernels.
@@ -92,32 +106,25 @@ fn every_packet_of_an_interface_is_seen_and_accounted_for() {
     ip("addr add fd09::1/64 dev veth0 nodad");
     lab.inside("ip addr add fd09::2/64 dev veth0p nodad");
     let mut kernel = load();
-    let mut events = Events::default();
     run("ping", "-q -c 5 -i 0.002 -W 2 10.9.0.2");
     run("ping", "-q -c 4 -i 0.002 -W 2 fd09::2");
-    kernel.poll_events(&mut events);
     let echo = u16::from_be_bytes([8, 0]).to_be();
-    let ping = events.started.iter().find(|event| event.family == 4 && event.key.port[1] == echo);
-    let ping = ping.expect("a ping's first packet is an event");
+    let ping = lab.started(&mut kernel, |event| event.family == 4 && event.key.port[1] == echo);
     assert_eq!((ping.kind, ping.key.protocol, ping.flow.generation), (EVENT_NEW, 1, 0));
     let flow = kernel.lookup4(&ping.key.to_key4()).expect("a map").expect("a flow");
     assert_eq!(flow.direction.map(|direction| (direction.packets, direction.bytes)), [(5, 420); 2]);
 
     // The first three rounds give every flow.
     let whole = (0..3).find_map(|_| {
-        let before = settled(&mut kernel, "veth0");
-        let counted = packets_of_all(&mut kernel);
-        let after = settled(&mut kernel, "veth0");
-        (before.hooks == after.hooks).then_some((after, counted))
+        let before = settled(&lab, &mut kernel, "veth0");
+        let (counted, ethertypes) = (packets_of_all(&mut kernel), kernel.ethertypes().expect("a map"));
+        let after = settled(&lab, &mut kernel, "veth0");
+        (before.hooks == after.hooks).then_some((after, counted, ethertypes))
     });
-    let (report, counted) = whole.expect("a moment in which nothing passes");
-    let [ingress, egress] = report.hooks;
-    assert_eq!(ingress.seen.packets, report.link.rx_packets - report.link_base.rx_packets);
-    assert_eq!(egress.seen.packets, report.link.tx_packets - report.link_base.tx_packets);
+    let (report, counted, ethertypes) = whole.expect("a moment in which nothing passes");
     let lost = |reason: Reason| report.hooks.iter().map(|hook| hook.lost[reason as usize].packets).sum::<u64>();
-    let seen = ingress.seen.packets + egress.seen.packets;
-    assert_eq!(seen, counted + Reason::ALL.map(lost).iter().sum::<u64>());
-    let arp = kernel.ethertypes().expect("a map").into_iter().find(|(ethertype, _)| *ethertype == 0x0806);
+    assert_eq!(seen(&report).iter().sum::<u64>(), counted + Reason::ALL.map(lost).iter().sum::<u64>());
+    let arp = ethertypes.into_iter().find(|(ethertype, _)| *ethertype == 0x0806);
     assert_eq!(arp.map_or(0, |(_, count)| count.packets), lost(Reason::NotIp));
 }
 
@@ -191,8 +198,7 @@ fn the_programs_return_to_the_head_of_the_chain() {
         chains().iter().zip(&alone).all(|(both, own)| both.len() == 2 && both.first() == own.first())
     });
     run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
-    let report = settled(&mut kernel, "veth0");
-    assert_eq!(report.hooks[0].seen.packets, report.link.rx_packets - report.link_base.rx_packets);
+    settled(&lab, &mut kernel, "veth0");
     drop(other);
     assert_eq!(chains().map(|chain| chain.len()), [1, 1], "programs go with their agent");
     drop(kernel);
@@ -209,8 +215,8 @@ fn clsact_serves_where_tcx_does_not_and_leftovers_go() {
     let mut kernel = clsact();
     assert_eq!(report(&mut kernel, "veth0").expect("named").attachment, Ok(Attachment::Clsact));
     run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
-    let seen = |kernel: &mut Kernel| report(kernel, "veth0").expect("attached").hooks.map(|hook| hook.seen.packets);
-    assert!(seen(&mut kernel).iter().all(|packets| *packets >= 3));
+    let report = settled(&lab, &mut kernel, "veth0");
+    assert!(seen(&report).iter().all(|packets| *packets >= 3));
     assert_eq!(filters("veth0"), [1, 1], "the old ones were removed");
     drop(kernel);
     assert_eq!(filters("veth0"), [0, 0]);
@@ -240,15 +246,16 @@ fn filters_that_others_remove_come_again() {
             kernel.refresh().expect("links can be read");
             filters("veth0") == [1, 1]
         });
-        let before = settled(&mut kernel, "veth0");
-        run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
-        let after = settled(&mut kernel, "veth0");
-        let more = |hook: usize| after.hooks[hook].seen.packets - before.hooks[hook].seen.packets;
-        let own = [after.link.rx_packets - before.link.rx_packets, after.link.tx_packets - before.link.tx_packets];
-        assert_eq!([more(0), more(1)], own);
-        assert!(own[0] >= 3);
-        // What passed without them shows.
-        assert!(after.link.tx_packets - after.link_base.tx_packets >= after.hooks[1].seen.packets + 2);
+        lab.until("all that passes is seen", || {
+            let before = report(&mut kernel, "veth0").expect("attached");
+            run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
+            let after = report(&mut kernel, "veth0").expect("attached");
+            let more = |of: fn(&InterfaceReport) -> [u64; 2]| [0, 1].map(|hook| of(&after)[hook] - of(&before)[hook]);
+            more(own)[0] >= 3 && more(own) == more(seen)
+        });
+        let [_, sent] = own(&report(&mut kernel, "veth0").expect("attached"));
+        let [_, seen] = seen(&report(&mut kernel, "veth0").expect("attached"));
+        assert!(sent >= seen + 2, "what passed without them shows");
     }
 }
 
@@ -310,10 +317,8 @@ fn an_interface_that_took_the_place_of_another_unseen_is_attached() {
     pod();
     assert!(attached(&mut kernel, "veth0"));
     run("ping", "-q -c 3 -i 0.002 -W 2 10.9.0.2");
-    let there = settled(&mut kernel, "veth0");
-    assert!(there.hooks.iter().all(|hook| hook.seen.packets >= 3), "{:?}", there.hooks.map(|hook| hook.seen));
-    let own = [there.link.rx_packets - there.link_base.rx_packets, there.link.tx_packets - there.link_base.tx_packets];
-    assert_eq!(own, there.hooks.map(|hook| hook.seen.packets));
+    let there = settled(&lab, &mut kernel, "veth0");
+    assert!(seen(&there).iter().all(|packets| *packets >= 3), "{:?}", seen(&there));
 }
 
 /// A bpffs that this thread alone has, and what it starts.
@@ -359,12 +364,9 @@ fn once_free<T>(mut attempt: impl FnMut() -> Result<T, PinError>) -> T {
     }
 }
 
-/// Packets on both hooks as the programs have them; the interface's own counters must have the same.
-fn seen(kernel: &mut Kernel) -> u64 {
-    let InterfaceReport { link, link_base, hooks, .. } = settled(kernel, "veth0");
-    let own = [link.rx_packets - link_base.rx_packets, link.tx_packets - link_base.tx_packets];
-    assert_eq!(own, hooks.map(|hook| hook.seen.packets));
-    own.iter().sum()
+/// Packets on both hooks, as both the programs and the interface have them.
+fn passed(lab: &Lab, kernel: &mut Kernel) -> u64 {
+    seen(&settled(lab, kernel, "veth0")).iter().sum()
 }
 
 fn ping() {
@@ -388,7 +390,7 @@ fn goes_on(attachment: Option<Attachment>) {
     let (mut kernel, adopted) = load_kept(folder.path(), 16_384, attachment);
     assert!(!adopted);
     ping();
-    let before = seen(&mut kernel);
+    let before = passed(&lab, &mut kernel);
     let again = kernel::pins(&folder.path().join("agent"), &config(None)).expect_err("there is an agent already");
     assert!(again.to_string().contains("another flow-agent"), "{again}");
     assert!(kernel::detach(&folder.path().join("agent")).is_err(), "it is in use");
@@ -399,11 +401,11 @@ fn goes_on(attachment: Option<Attachment>) {
     let (mut kernel, adopted) = load_kept(folder.path(), 16_384, attachment);
     assert!(adopted);
     assert!(report(&mut kernel, "veth1").is_none(), "it went while no agent was there");
-    let meanwhile = seen(&mut kernel);
+    let meanwhile = passed(&lab, &mut kernel);
     // On clsact, filters count meanwhile as well; what passed while they were replaced is before the attach.
     assert!(meanwhile >= before + 10, "{before}, then {meanwhile}");
     ping();
-    assert!(seen(&mut kernel) >= meanwhile + 10);
+    assert!(passed(&lab, &mut kernel) >= meanwhile + 10);
     let (mut slice, mut echoed) = (Slice::default(), 0);
     while kernel.sweep(1_000, &mut slice).expect("a map") == SweepProgress::More {}
     let icmp = slice.keys4.iter().zip(&slice.flows4).filter(|(key, _)| key.protocol == 1);
@@ -417,7 +419,7 @@ fn goes_on(attachment: Option<Attachment>) {
     let (mut kernel, adopted) = load_kept(folder.path(), 16_384, attachment);
     assert!(!adopted);
     ping();
-    assert!((10..20).contains(&seen(&mut kernel)));
+    assert!((10..20).contains(&passed(&lab, &mut kernel)));
 }
 
 #[test]
@@ -430,7 +432,7 @@ fn maps_of_another_shape_and_of_an_agent_long_gone_begin_anew() {
     let (mut kernel, adopted) = load_kept(folder.path(), 8_192, None);
     assert!(!adopted);
     ping();
-    assert!((10..20).contains(&seen(&mut kernel)));
+    assert!((10..20).contains(&passed(&lab, &mut kernel)));
     drop(kernel);
     let home =
         std::fs::read_dir(folder.path().join("agent")).expect("kept").next().expect("this namespace's").expect("it");
@@ -448,5 +450,5 @@ fn maps_of_another_shape_and_of_an_agent_long_gone_begin_anew() {
     let (mut kernel, adopted) = load_kept(folder.path(), 8_192, None);
     assert!(!adopted, "it was last there too long ago");
     ping();
-    assert!((10..20).contains(&seen(&mut kernel)));
+    assert!((10..20).contains(&passed(&lab, &mut kernel)));
 }

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::net::UdpSocket;
 
-use flow_agent::kernel::{Deleted, Events, Kernel, Slice, SweepProgress};
+use flow_agent::kernel::{Deleted, Kernel, Slice, SweepProgress};
 
 #[path = "shared/namespaces.rs"]
 mod lab;
@@ -111,9 +111,7 @@ fn clocks_agree_with_the_time_of_day() {
     let begin = wall_ns();
     run("ping", "-q -c 1 -W 2 10.9.0.2");
     let end = wall_ns();
-    let mut events = Events::default();
-    kernel.poll_events(&mut events);
-    let flow = events.started.iter().find(|event| event.key.protocol == 1).expect("the ping").flow;
+    let flow = lab.started(&mut kernel, |event| event.key.protocol == 1).flow;
     let clock = kernel.clock();
     // A reading of both clocks takes some time, and a tick is up to 10 ms; emulated machines let the tick lag.
     let slack = 20_000_000 * u128::from(patience().pow(2));
@@ -132,9 +130,7 @@ fn the_clock_shows_no_tick_before_the_kernel_counts_it() {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a free port");
     let send = || while socket.send_to(b"x", "10.9.0.2:9").is_err() {};
     send();
-    let mut events = Events::default();
-    kernel.poll_events(&mut events);
-    let key = events.started.iter().find(|event| event.key.protocol == 17).expect("the flow").key.to_key4();
+    let key = lab.started(&mut kernel, |event| event.key.protocol == 17).key.to_key4();
     for _ in 0..20_000 {
         let before = kernel.clock();
         send();

@@ -3,7 +3,8 @@
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use flow_agent::kernel::{Attachment, Kernel, KernelConfig};
+use flow_agent::kernel::{Attachment, Events, Kernel, KernelConfig};
+use flow_common::abi::Event;
 
 #[path = "command.rs"]
 mod command;
@@ -52,6 +53,19 @@ impl Lab {
             assert!(begin.elapsed() < limit, "not within {limit:?}: {what}");
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+impl Lab {
+    /// The event of a flow's beginning: others' may stand before it that are not ready.
+    pub(crate) fn started(&self, kernel: &mut Kernel, wanted: impl Fn(&Event) -> bool) -> Event {
+        let (mut events, mut found) = (Events::default(), None);
+        self.until("the flow's first packet is an event", || {
+            kernel.poll_events(&mut events);
+            found = events.started.iter().copied().find(&wanted);
+            found.is_some()
+        });
+        found.expect("waited for")
     }
 }
 

@@ -147,7 +147,7 @@ impl Item {
             Self::Fragments => Kind::Echo { protocol: Protocol::Udp, exchanges: 5, bytes: 4_000 },
             Self::Sctp => Kind::Echo { protocol: Protocol::Sctp, exchanges: 11, bytes: 200 },
             Self::Refused => Kind::Connect { patience_ms: 10_000 },
-            Self::Dropped => Kind::Connect { patience_ms: 1_500 },
+            Self::Dropped => Kind::Connect { patience_ms: 2_500 },
         }
     }
 
