@@ -168,7 +168,7 @@ impl ConntrackHooks {
     /// happened: whoever leaves the younger ones aside and sorts the others by their times has them in order.
     pub fn poll(&mut self, events: &mut Vec<ConntrackEvent>) -> u64 {
         let Some(maps) = &mut self.maps else { return 0 };
-        maps.rings().map(|ring| ring.read(events)).into_iter().fold(u64::MAX, u64::min)
+        ring::read(maps.rings(), events)
     }
 
     /// Events told and lost since the opening. After a loss only a dump of the kernel's table tells what they said.

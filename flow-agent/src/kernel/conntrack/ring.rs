@@ -22,8 +22,25 @@ use crate::kernel::clock::now;
 const STORED: Duration = Duration::from_micros(10);
 /// How long a read waits for places that are not ready: whoever reads next judges flows by what was told up to now.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// A program is done sooner, unless its processor stands still.
+/// A program is done sooner, unless its processor stands still. It wakes nobody: that would cost every connection.
 const PAUSE: Duration = Duration::from_micros(200);
+
+/// Appends what can be read from some rings, after a wait for what is not ready but will be soon. Gives the time, by the monotonic clock,
+/// until when that and what was read before is all there is: the time of the call, unless the wait was in vain.
+pub(super) fn read<const N: usize>(mut rings: [&mut Ring; N], events: &mut Vec<ConntrackEvent>) -> u64 {
+    let (at_ns, called) = (now(ClockId::Monotonic), Instant::now());
+    while called.elapsed() < STORED {
+        std::hint::spin_loop();
+    }
+    loop {
+        let complete = rings.each_mut().map(|ring| ring.read(at_ns, events));
+        let complete_ns = complete.into_iter().fold(at_ns, u64::min);
+        if complete_ns == at_ns || called.elapsed() > PATIENCE {
+            return complete_ns;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
 
 /// A ring and its reader.
 pub(super) struct Ring {
@@ -40,22 +57,12 @@ impl Ring {
         Ok(Self { records, positions, progress: Progress::default() })
     }
 
-    /// Appends what can be read, after a wait for what is not ready but will be soon. Gives the time, by the monotonic clock, until when
-    /// that and what was read before is all there is: the time of the call, unless the wait was in vain.
-    pub(super) fn read(&mut self, events: &mut Vec<ConntrackEvent>) -> u64 {
-        let (at_ns, called) = (now(ClockId::Monotonic), Instant::now());
-        while called.elapsed() < STORED {
-            std::hint::spin_loop();
-        }
-        loop {
-            self.progress.begin(at_ns, self.positions.taken());
-            self.drain(events);
-            let complete_ns = self.progress.end(self.positions.read());
-            if complete_ns == at_ns || called.elapsed() > PATIENCE {
-                return complete_ns;
-            }
-            std::thread::sleep(PAUSE);
-        }
+    /// Appends what can be read. Gives the time until when that and what was read before is all there is: `at_ns`, which is now or a
+    /// moment ago, or an earlier one while a place is not ready.
+    fn read(&mut self, at_ns: u64, events: &mut Vec<ConntrackEvent>) -> u64 {
+        self.progress.begin(at_ns, self.positions.taken());
+        self.drain(events);
+        self.progress.end(self.positions.read())
     }
 
     fn drain(&mut self, events: &mut Vec<ConntrackEvent>) {
