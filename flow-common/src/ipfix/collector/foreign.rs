@@ -108,11 +108,7 @@ impl Rewrite {
     ) -> Option<Option<Record>> {
         let values = self.values(from)?;
         let Some(ends) = values.ends() else { return Some(None) };
-        let (head, extended) = self.numbers(&values, &ends, context);
-        let mut has_total = self.has_total;
-        if values.is_reversed() {
-            has_total.rotate_left(2);
-        }
+        let (head, extended, has_total) = self.numbers(&values, &ends, context);
         let start = scratch.len();
         let http = values.http(scratch);
         let tail_start = scratch.len();
@@ -169,14 +165,16 @@ impl Rewrite {
         Some(values)
     }
 
-    fn numbers(&self, values: &Values<'_>, ends: &Ends, context: &Context<'_>) -> (Head, Extended) {
+    fn numbers(&self, values: &Values<'_>, ends: &Ends, context: &Context<'_>) -> (Head, Extended, [bool; 4]) {
         let times = time::times(values, context);
         let mut totals = TOTALS.map(|slots| values.first(slots));
         let mut deltas = self.deltas.map(|slots| values.first(slots));
+        let mut has_total = self.has_total;
         let mut flags = [Number::TcpFlags, Number::ReverseTcpFlags].map(|slot| values.narrow(slot));
         if values.is_reversed() {
             totals.rotate_left(2);
             deltas.rotate_left(2);
+            has_total.rotate_left(2);
             flags.reverse();
         }
         let protocol = values.narrow(Number::Protocol);
@@ -212,7 +210,7 @@ impl Rewrite {
         if let Some((addr, port)) = values.translated(ends) {
             (extended.nat_src_addr, extended.nat_src_port) = (addr, port);
         }
-        (head, extended)
+        (head, extended, has_total)
     }
 }
 
