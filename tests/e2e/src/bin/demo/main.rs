@@ -5,8 +5,7 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -73,11 +72,11 @@ fn show(options: &Options, lab: &Lab, product: &Product<'_>, stored: Option<&Sto
         impossible.iter().filter_map(|item| Some(format!("{item:?}: {}", item.skipped_because()?))).collect();
     let cases: Vec<Case> = possible.into_iter().flat_map(Case::of).collect();
     say(&format!("demo: sending {} pieces of traffic within {} s", cases.len(), options.seconds))?;
-    let (sent, is_off) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+    let (sent, end) = (Mutex::new(Vec::new()), End::default());
     thread::scope(|scope| -> Result<()> {
-        let sender = scope.spawn(|| send(lab, &cases, Duration::from_secs(options.seconds), &sent, &is_off));
+        let sender = scope.spawn(|| send(lab, &cases, Duration::from_secs(options.seconds), &sent, &end));
         let watched = watch(product, &sender, live::Screen::new(stdout().is_terminal() && !options.json));
-        is_off.store(true, Ordering::Relaxed);
+        end.call();
         watched?;
         sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
@@ -103,20 +102,35 @@ fn watch(product: &Product<'_>, sender: &ScopedJoinHandle<'_, Result<()>>, mut s
     screen.draw(&product.joined().records()?)
 }
 
-/// Every case once, spread over the time there is; no more once it is off.
-fn send(lab: &Lab, cases: &[Case], time: Duration, sent: &Mutex<Vec<Done>>, is_off: &AtomicBool) -> Result<()> {
+/// Called where there is no reason to go on.
+#[derive(Default)]
+struct End {
+    is_called: Mutex<bool>,
+    change: Condvar,
+}
+
+impl End {
+    fn call(&self) {
+        *self.is_called.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.change.notify_all();
+    }
+
+    /// Waits until then; true if it was called before.
+    fn is_before(&self, due: Instant) -> bool {
+        let is_called = self.is_called.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = due.saturating_duration_since(Instant::now());
+        *self.change.wait_timeout_while(is_called, left, |called| !*called).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// Every case once, spread over the time there is, until the end is called.
+fn send(lab: &Lab, cases: &[Case], time: Duration, sent: &Mutex<Vec<Done>>, end: &End) -> Result<()> {
     const AT_ONCE: usize = 4;
     let pace = time / u32::try_from(cases.len())?;
     let begun = Instant::now();
-    let wait = |due: Instant| {
-        while !is_off.load(Ordering::Relaxed) && Instant::now() < due {
-            thread::sleep(due.saturating_duration_since(Instant::now()).min(FRAME));
-        }
-        !is_off.load(Ordering::Relaxed)
-    };
     let work = |first: usize| -> Result<()> {
         for (index, case) in cases.iter().enumerate().skip(first).step_by(AT_ONCE) {
-            if !wait(begun + pace * u32::try_from(index)?) {
+            if end.is_before(begun + pace * u32::try_from(index)?) {
                 break;
             }
             let done = case.run(lab)?;
@@ -130,7 +144,7 @@ fn send(lab: &Lab, cases: &[Case], time: Duration, sent: &Mutex<Vec<Done>>, is_o
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
-    wait(begun + time);
+    end.is_before(begun + time);
     Ok(())
 }
 
