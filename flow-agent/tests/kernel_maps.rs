@@ -10,7 +10,7 @@ use flow_agent::kernel::{Deleted, Kernel, Slice, SweepProgress};
 #[path = "shared/namespaces.rs"]
 mod lab;
 
-use lab::{Lab, ip, load, patience, run};
+use lab::{Lab, load, patience, run};
 
 #[test]
 fn flows_that_are_not_quiet_stay() {
@@ -41,9 +41,7 @@ fn flows_that_are_not_quiet_stay() {
 #[test]
 fn a_sweep_gives_every_flow_once() {
     let lab = Lab::new();
-    lab.pod("veth0", "10.9.0");
-    ip("addr add fd09::1/64 dev veth0 nodad");
-    lab.inside("ip addr add fd09::2/64 dev veth0p nodad");
+    lab.pod_of_both_families();
     let mut kernel = load();
     let ports = 1_001..4_001_u16;
     for (from, to) in [("0.0.0.0:0", "10.9.0.2"), ("[::]:0", "[fd09::2]")] {

@@ -43,6 +43,13 @@ impl Lab {
         self.inside(&format!("ip link set {name}p up"));
     }
 
+    /// The pair veth0, 10.9.0.1 and fd09::1 here, 10.9.0.2 and fd09::2 there.
+    pub(crate) fn pod_of_both_families(&self) {
+        self.pod("veth0", "10.9.0");
+        ip("addr add fd09::1/64 dev veth0 nodad");
+        self.inside("ip addr add fd09::2/64 dev veth0p nodad");
+    }
+
     pub(crate) fn inside(&self, command: &str) {
         run("nsenter", &format!("--net=/proc/{}/ns/net {command}", self.other.id()));
     }
@@ -54,9 +61,7 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-}
 
-impl Lab {
     /// The event of a flow's beginning: others' may stand before it that are not ready.
     pub(crate) fn started(&self, kernel: &mut Kernel, wanted: impl Fn(&Event) -> bool) -> Event {
         let (mut events, mut found) = (Events::default(), None);

@@ -23,7 +23,7 @@ use crate::truth::Count;
 use crate::wait::eventually;
 
 /// How long a part may take to be ready: the verifier works through the programs in that time.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long the aggregator waits for the other half.
 const CORRELATION: Duration = Duration::from_secs(8);
 /// Where the aggregator answers for its health.
