@@ -199,8 +199,27 @@ fn of_two_hooks_of_one_kind_the_second_sees_what_is_counted() {
     harness.next_tick();
     pass(&harness, &[uplink(4, false)]);
     harness.next_tick();
+    harness.next_tick();
     pass(&harness, &[uplink(5, false)]);
     assert_eq!(direction(&harness).pending_packets, 1, "the owner counted in an earlier one");
+}
+
+#[test]
+fn a_tick_that_begins_between_two_hooks_makes_no_packet_two() {
+    let counted_once = || {
+        let mut harness = Harness::new(NEVER);
+        harness.next_tick();
+        pass(&harness, &[uplink(4, false)]);
+        harness.move_last(-1);
+        // A bridge over the uplink, then the Pod.
+        pass(&harness, &[uplink(5, false)]);
+        let is_pending = direction(&harness).pending_packets != 0;
+        pass(&harness, &[pod(2, true)]);
+        assert_eq!(harness.balance(), []);
+        !is_pending && direction(&harness).packets == 1
+    };
+    // A slow machine's tick may end as well.
+    assert!((0..100).any(|_| counted_once()), "the owner counted it in the tick before");
 }
 
 #[test]

@@ -56,13 +56,13 @@ pub(super) unsafe fn counts(
 }
 
 /// Becomes the candidate. The packet at hand is pending unless the owner has counted it: an ingress hook comes before an egress
-/// hook; of two hooks of one kind the owner came first if it counted within this jiffy.
+/// hook; of two hooks of one kind the owner came first if it counted within this jiffy or, as one may begin between the two, the last.
 #[inline(always)]
 unsafe fn claim(own: *mut Direction, current: u32, point: u32, bytes: u32, now: u32) {
     // SAFETY: the caller's direction.
     unsafe {
         let counted = if owner::is_egress(current) == owner::is_egress(point) {
-            (*own).last == now
+            ticks_since((*own).last, now) <= 1
         } else {
             owner::is_egress(point)
         };
